@@ -1,0 +1,2 @@
+//! Everything a newcomer or CI runs.
+fn main() {}
