@@ -1,1 +1,5 @@
-//! The proxy.
+//! The proxy: listens, guards, forwards.
+
+pub mod forward;
+pub mod headers;
+pub mod listener;
