@@ -1,3 +1,12 @@
-//! What tests of stores and proxies share.
+//! What onlyonce's tests are made of: a legacy upstream that counts its effects, a client that sends
+//! exact bytes, faults between a store and its database, throw-away servers, and the suite that every
+//! store must pass.
 //!
-//! Nothing here is published. Everything panics on failure: it is for tests.
+//! Nothing here is published, and everything panics on failure: it is for tests. Nothing sleeps or
+//! retries: whatever happens by itself can be awaited ([`event`]). What cannot be had (a server that is
+//! not installed) panics with one line that says how to get it, since a skipped test proves nothing.
+
+pub mod client;
+pub mod event;
+pub mod http1;
+pub mod upstream;
