@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 
 use super::reply::{Step, frame};
 use super::{At, Break, Received, Reply, Shared};
@@ -38,6 +38,7 @@ pub(super) async fn serve(stream: TcpStream, number: usize, shared: Arc<Shared>)
     let mut connection = Connection {
         wire: Wire::new(stream),
         number,
+        closing: shared.closing.subscribe(),
         shared,
     };
     let ended = loop {
@@ -53,6 +54,7 @@ pub(super) async fn serve(stream: TcpStream, number: usize, shared: Arc<Shared>)
 struct Connection {
     wire: Wire,
     number: usize,
+    closing: watch::Receiver<(usize, Break)>,
     shared: Arc<Shared>,
 }
 
@@ -84,10 +86,9 @@ impl Connection {
 
     /// Waits for the first byte of a request, or for the command to close.
     async fn idle(&mut self) -> Result<(), Ended> {
-        let mut closing = self.shared.closing.subscribe();
         tokio::select! {
             more = self.wire.has_more() => if more { Ok(()) } else { Err(Ended::ByPeer) },
-            Ok(()) = closing.changed() => Err(closing.borrow().1.into()),
+            Ok(()) = self.closing.changed() => Err(self.closing.borrow().1.into()),
         }
     }
 
@@ -124,6 +125,9 @@ impl Connection {
     }
 
     async fn play(&mut self, reply: &Reply) -> Result<(), Ended> {
+        // From the client's view the connection is idle once the answer is there: a command to close
+        // that is given then must not be missed, and an older one is not for this connection.
+        self.closing.mark_unchanged();
         if let Some(gate) = reply.gate() {
             gate.pass().await;
         }
