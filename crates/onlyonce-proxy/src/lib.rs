@@ -1,5 +1,6 @@
 //! The proxy: listens, guards, forwards.
 
+pub mod config;
 pub mod forward;
 pub mod headers;
 pub mod listener;

@@ -1,0 +1,88 @@
+//! Settings: one type for each section, all faults at once, every value traced to where it was written.
+//!
+//! Order: defaults, then the file, then `ONLYONCE__SECTION__KEY`, then flags; later ones win. All of them
+//! go through the same parsers, so that `30` without a unit is refused from each in the same words.
+//! Nothing is opened or bound here: a program with a fault in its settings has done nothing yet.
+//!
+//! Not serde: it stops at the first fault of a section, and its messages quote the value, which may be a
+//! password under the wrong key.
+//!
+//! Every key, with its default:
+//! ```toml
+#![doc = include_str!("../../../config/reference.toml")]
+//! ```
+
+mod admin;
+mod fault;
+mod listen;
+mod log;
+mod policy;
+mod section;
+mod sources;
+mod store;
+mod upstream;
+mod url;
+pub(crate) mod value;
+
+pub use self::admin::Admin;
+pub use self::fault::{Fault, Faults, Origin};
+pub use self::listen::Listen;
+pub use self::log::{Log, LogFormat};
+pub use self::policy::Policy;
+pub use self::section::Effective;
+use self::section::Reader;
+pub use self::sources::Sources;
+pub use self::store::Store;
+pub use self::upstream::Upstream;
+pub use self::url::{DatabaseUrl, StoreUrl, UpstreamUrl};
+pub use self::value::ByteSize;
+
+/// Everything `serve` needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `[listen]`: where clients come in.
+    pub listen: Listen,
+    /// `[admin]`: where readiness is asked for.
+    pub admin: Admin,
+    /// `[upstream]`: the service that is guarded.
+    pub upstream: Upstream,
+    /// `[store]`: where records are kept.
+    pub store: Store,
+    /// `[policy]`: what is guarded, and how.
+    pub policy: Policy,
+    /// `[log]`: what is written to standard error.
+    pub log: Log,
+    /// Every setting in force, in the order of the sections.
+    pub effective: Vec<Effective>,
+}
+
+impl Config {
+    /// Understands what was written.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn load(sources: Sources) -> Result<Self, Faults> {
+        let reader = Reader::new(sources);
+        let listen = Listen::read(reader.section("listen"));
+        let admin = Admin::read(reader.section("admin"));
+        let upstream = Upstream::read(reader.section("upstream"));
+        let store = Store::read(reader.section("store"));
+        let policy = Policy::read(reader.section("policy"));
+        let log = Log::read(reader.section("log"));
+        let (effective, Some(upstream)) = (reader.finish()?, upstream) else {
+            unreachable!("an upstream that is not set is a fault")
+        };
+        Ok(Self {
+            listen,
+            admin,
+            upstream,
+            store,
+            policy,
+            log,
+            effective,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,49 @@
+//! `[store]`: where records are kept, and their upkeep.
+
+use std::time::Duration;
+
+use super::fault::Faults;
+use super::section::{Reader, Section};
+use super::sources::Sources;
+use super::url::StoreUrl;
+
+/// The store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// Which, and where.
+    pub url: StoreUrl,
+    /// Whether `serve` brings Postgres's tables up to date. Otherwise `onlyonce migrate` has to.
+    pub migrate: bool,
+    /// Postgres: whether a pooler in transaction mode (PgBouncer) is in between.
+    pub pooler: bool,
+    /// Postgres: how many connections at the most.
+    pub connections: u32,
+    /// How often expired records are deleted.
+    pub sweep_interval: Duration,
+    /// How many are deleted in one statement.
+    pub sweep_batch: u32,
+}
+
+impl Store {
+    /// Understands only this section, for the commands that need no more.
+    ///
+    /// # Errors
+    /// Everything that is wrong in it, at once.
+    pub fn load(mut sources: Sources) -> Result<Self, Faults> {
+        sources.keep_section("store");
+        let reader = Reader::new(sources);
+        let store = Self::read(reader.section("store"));
+        reader.finish().map(|_| store)
+    }
+
+    pub(super) fn read(section: Section<'_>) -> Self {
+        Self {
+            url: section.get("url", StoreUrl::Sqlite("onlyonce.db".into())),
+            migrate: section.get("migrate", true),
+            pooler: section.get("pooler", false),
+            connections: section.get("connections", 8),
+            sweep_interval: section.get("sweep-interval", Duration::from_secs(60)),
+            sweep_batch: section.get("sweep-batch", 500),
+        }
+    }
+}
