@@ -9,4 +9,6 @@
 pub mod client;
 pub mod event;
 pub mod http1;
+pub mod pgbouncer;
+pub mod postgres;
 pub mod upstream;
