@@ -7,6 +7,7 @@
 //! not installed) panics with one line that says how to get it, since a skipped test proves nothing.
 
 pub mod client;
+pub mod conformance;
 pub mod event;
 pub mod http1;
 pub mod pgbouncer;
