@@ -1,15 +1,31 @@
 //! Makes retried HTTP requests safe: each `Idempotency-Key` is forwarded once, its response recorded and
 //! replayed.
 
+pub mod classify;
 pub mod clock;
+pub mod codec;
 pub mod evidence;
+mod fields;
+pub mod fingerprint;
+pub mod key;
+pub mod policy;
+pub mod problem;
 pub mod record;
+pub mod replay;
+pub mod scope;
 pub mod store;
 
+pub use self::classify::{StatusRules, Verdict};
+pub use self::codec::StoredResponse;
 pub use self::evidence::{Deadline, Evidence};
+pub use self::key::{IdempotencyKey, KeyError, KeySyntax};
+pub use self::policy::Policy;
+pub use self::problem::Problem;
 pub use self::record::{
     CredentialHash, Epoch, Fingerprint, ParseIdError, RecordId, StoredState, Timestamp, Token,
 };
+pub use self::replay::HeaderFilter;
+pub use self::scope::{Identity, Principal, Scope, VerifiedPrincipal};
 
 /// Any error, boxed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -72,7 +72,7 @@ pub enum BodyFingerprint {
     /// JSON bodies by value: order of members and white space do not matter. Bodies in which that could
     /// make two different requests equal (duplicate members, numbers out of reach) count by their bytes.
     CanonicalJson,
-    /// Not at all: the key alone decides, and a different request gets the first one's answer.
+    /// Not at all, nor its type: a request with another body gets the first one's answer.
     Ignored,
 }
 
@@ -364,7 +364,11 @@ impl Policy {
         if matches!(self.on_duplicate, OnDuplicate::Wait(wait) if wait > self.deadline) {
             errors.push(PolicyError::WaitTooLong);
         }
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
     }
 }
 

@@ -1,0 +1,172 @@
+//! A media type (RFC 9110 section 8.3.1), read as far as comparing needs.
+//!
+//! `Text/HTML;Charset="utf-8"` and `text/html; charset=utf-8` are the same type; parameters in another
+//! order are too. Values are case-sensitive, but for `charset`.
+
+/// Type and parameters: names in lower case, values without quotes, sorted.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct MediaType {
+    essence: Vec<u8>,
+    parameters: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl MediaType {
+    /// Reads a field value; `None` where it is no media type.
+    pub(super) fn parse(value: &[u8]) -> Option<Self> {
+        let (essence, mut rest) = split_at_token_end(value.trim_ascii(), b"/");
+        let (main, sub) = essence.split_at(essence.iter().position(|byte| *byte == b'/')?);
+        if main.is_empty() || sub.len() < 2 || sub[1..].contains(&b'/') {
+            return None;
+        }
+        let mut parameters = Vec::new();
+        loop {
+            rest = rest.trim_ascii_start();
+            if rest.is_empty() {
+                break;
+            }
+            rest = rest.strip_prefix(b";")?.trim_ascii_start();
+            // Empty parameters are allowed: `a/b; ;c=d;`.
+            if rest.is_empty() || rest[0] == b';' {
+                continue;
+            }
+            let (parameter, after) = parse_parameter(rest)?;
+            parameters.push(parameter);
+            rest = after;
+        }
+        parameters.sort_unstable();
+        Some(Self {
+            essence: essence.to_ascii_lowercase(),
+            parameters,
+        })
+    }
+
+    /// One spelling for all that mean the same. What is no media type is compared by its bytes.
+    pub(super) fn normalise(value: &[u8]) -> Vec<u8> {
+        let Some(Self {
+            essence,
+            parameters,
+        }) = Self::parse(value)
+        else {
+            return [b"?", value].concat();
+        };
+        let mut out = essence;
+        for (name, value) in parameters {
+            out.push(b';');
+            out.extend(name);
+            out.extend_from_slice(b"=\"");
+            for byte in value {
+                if matches!(byte, b'"' | b'\\') {
+                    out.push(b'\\');
+                }
+                out.push(byte);
+            }
+            out.push(b'"');
+        }
+        out
+    }
+
+    /// Whether it is `application/json`, `text/json`, or has the suffix `+json` (RFC 6839 section 3.1).
+    pub(super) fn is_json(&self) -> bool {
+        matches!(&*self.essence, b"application/json" | b"text/json")
+            || self.essence.ends_with(b"+json")
+    }
+}
+
+type Parameter = (Vec<u8>, Vec<u8>);
+
+fn parse_parameter(input: &[u8]) -> Option<(Parameter, &[u8])> {
+    let (name, rest) = split_at_token_end(input, b"");
+    let rest = rest.strip_prefix(b"=")?;
+    if name.is_empty() {
+        return None;
+    }
+    let (mut value, rest) = match rest.strip_prefix(b"\"") {
+        Some(quoted) => parse_quoted(quoted)?,
+        None => {
+            let (value, rest) = split_at_token_end(rest, b"");
+            (!value.is_empty()).then(|| (value.to_vec(), rest))?
+        }
+    };
+    let name = name.to_ascii_lowercase();
+    if name == b"charset" {
+        value.make_ascii_lowercase();
+    }
+    Some(((name, value), rest))
+}
+
+/// Reads up to the closing quote and resolves `\x` (RFC 9110 section 5.6.4).
+fn parse_quoted(input: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let mut value = Vec::new();
+    let mut bytes = input.iter().enumerate();
+    loop {
+        match bytes.next()? {
+            (end, b'"') => return Some((value, &input[end + 1..])),
+            (_, b'\\') => value.push(*bytes.next()?.1),
+            (_, byte) => value.push(*byte),
+        }
+    }
+}
+
+/// Splits after the longest prefix of token characters (RFC 9110 section 5.6.2) and those in `also`.
+fn split_at_token_end<'a>(input: &'a [u8], also: &[u8]) -> (&'a [u8], &'a [u8]) {
+    let part_of = |byte: &u8| {
+        byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte) || also.contains(byte)
+    };
+    let end = input.iter().position(|byte| !part_of(byte));
+    input.split_at(end.unwrap_or(input.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn normalise(value: &str) -> String {
+        String::from_utf8(MediaType::normalise(value.as_bytes())).unwrap()
+    }
+
+    #[test]
+    fn m7_one_spelling() {
+        for (value, expected) in [
+            ("text/plain", "text/plain"),
+            (" TEXT/Plain ", "text/plain"),
+            ("a/b;c=D", "a/b;c=\"D\""),
+            ("a/b ; C=\"D\" ;", "a/b;c=\"D\""),
+            ("a/b;;d=1; ;c=2", "a/b;c=\"2\";d=\"1\""),
+            ("a/b;charset=UTF-8", "a/b;charset=\"utf-8\""),
+            (r#"a/b;c="x\"y\\z\w;d=e""#, r#"a/b;c="x\"y\\zw;d=e""#),
+            ("a/b;c=", "?a/b;c="),
+            ("a/b;c", "?a/b;c"),
+            ("a/b;c =d", "?a/b;c =d"),
+            ("a/b;c=\"d", "?a/b;c=\"d"),
+            ("a/b;c=\"d\\", "?a/b;c=\"d\\"),
+            ("a/b c", "?a/b c"),
+            ("a/b, c/d", "?a/b, c/d"),
+            ("a/b/c", "?a/b/c"),
+            ("/b", "?/b"),
+            ("a/", "?a/"),
+            ("a", "?a"),
+            ("", "?"),
+        ] {
+            assert_eq!(normalise(value), expected, "{value}");
+            if !expected.starts_with('?') {
+                assert_eq!(normalise(expected), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn json_types() {
+        for (value, expected) in [
+            ("application/json", true),
+            ("Application/JSON; charset=utf-8", true),
+            ("application/problem+json", true),
+            ("text/json", true),
+            ("application/jsonl", false),
+            ("application/json-seq", false),
+            ("text/plain; a=\"+json\"", false),
+        ] {
+            let media_type = MediaType::parse(value.as_bytes()).unwrap();
+            assert_eq!(media_type.is_json(), expected, "{value}");
+        }
+    }
+}
