@@ -5,6 +5,8 @@ pub mod classify;
 pub mod clock;
 pub mod codec;
 pub mod evidence;
+#[cfg(feature = "failpoints")]
+pub mod failpoint;
 mod fields;
 pub mod fingerprint;
 pub mod key;
@@ -29,3 +31,21 @@ pub use self::scope::{Identity, Principal, Scope, VerifiedPrincipal};
 
 /// Any error, boxed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Names a place where a test may end or freeze the process; expands to nothing without the feature
+/// `failpoints`. For async code only. See `crate::failpoint` for what can happen there.
+#[cfg(feature = "failpoints")]
+#[macro_export]
+macro_rules! failpoint {
+    ($name:literal) => {
+        $crate::failpoint::reach($name).await
+    };
+}
+
+/// Names a place where a test may end or freeze the process, in builds with the feature `failpoints`.
+/// This build has none of it.
+#[cfg(not(feature = "failpoints"))]
+#[macro_export]
+macro_rules! failpoint {
+    ($name:literal) => {};
+}
