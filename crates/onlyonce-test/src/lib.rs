@@ -9,7 +9,10 @@
 pub mod client;
 pub mod conformance;
 pub mod event;
+pub mod fault;
 pub mod http1;
 pub mod pgbouncer;
 pub mod postgres;
+pub mod process;
+pub mod redis;
 pub mod upstream;

@@ -1,0 +1,167 @@
+//! A throw-away Redis server: in memory, on a free loopback port, gone when dropped.
+//!
+//! ```no_run
+//! let redis = onlyonce_test::redis::Server::start()?;
+//! println!("{}", redis.url());
+//! # Ok::<(), std::io::Error>(())
+//! ```
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+const POLL: Duration = Duration::from_millis(20);
+const START_POLLS: u32 = 500;
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// A running Redis, or one that was stopped and can be started again with the same port and no data.
+#[derive(Debug)]
+pub struct Server {
+    directory: TempDir,
+    port: u16,
+    process: Option<Child>,
+}
+
+impl Server {
+    /// Starts one. Blocks until it answers.
+    ///
+    /// # Errors
+    /// Where `redis-server` is missing or does not start; the message carries its log.
+    pub fn start() -> io::Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix("onlyonce-redis-")
+            .tempdir()?;
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+            .local_addr()?
+            .port();
+        let mut server = Self {
+            directory,
+            port,
+            process: None,
+        };
+        server.launch()?;
+        Ok(server)
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// Where it listens, as `redis://127.0.0.1:PORT`.
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.addr())
+    }
+
+    /// Stops it at once; connections are reset and the data is gone.
+    pub fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // Both fail only where it has ended already.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// Starts it, empty, where it was stopped.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn launch(&mut self) -> io::Result<()> {
+        self.stop();
+        let program =
+            find().ok_or_else(|| io::Error::other("no redis-server in PATH or /usr/bin"))?;
+        let log = File::create(self.log_file())?;
+        let process = Command::new(program)
+            .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
+            .args(["--save", "", "--appendonly", "no", "--dir"])
+            .arg(self.directory.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        let id = self.process.insert(process).id();
+        self.wait_ready(id)
+    }
+
+    fn wait_ready(&mut self, id: u32) -> io::Result<()> {
+        for _ in 0..START_POLLS {
+            if self
+                .process_id_from_info()
+                .is_ok_and(|answering| answering == id)
+            {
+                return Ok(());
+            }
+            if let Some(process) = &mut self.process
+                && let Some(status) = process.try_wait()?
+            {
+                let log = self.log();
+                return Err(io::Error::other(format!(
+                    "redis-server ended ({status}):\n{log}"
+                )));
+            }
+            thread::sleep(POLL);
+        }
+        Err(io::Error::other(format!(
+            "redis-server did not start in time:\n{}",
+            self.log()
+        )))
+    }
+
+    /// Who answers on the port: it could be a server that took it before ours.
+    fn process_id_from_info(&self) -> io::Result<u32> {
+        let mut stream = TcpStream::connect_timeout(&self.addr(), ANSWER)?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        stream.write_all(b"INFO server\r\nQUIT\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let id = answer
+            .lines()
+            .find_map(|line| line.strip_prefix("process_id:"));
+        id.and_then(|id| id.parse().ok())
+            .ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+    fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Where `redis-server` is on this machine.
+pub fn find() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/bin".into(), "/usr/local/bin".into()])
+        .map(|dir| dir.join("redis-server"))
+        .find(|program| Path::is_file(program))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_answers_stops_and_starts_again() {
+        let mut redis = Server::start().unwrap();
+        TcpStream::connect(redis.addr()).unwrap();
+        redis.stop();
+        assert!(TcpStream::connect(redis.addr()).is_err());
+        redis.launch().unwrap();
+        TcpStream::connect(redis.addr()).unwrap();
+    }
+}
