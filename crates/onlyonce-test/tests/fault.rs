@@ -131,7 +131,7 @@ async fn a_held_statement_arrives_though_its_client_has_left() {
         }
     }
     drop(client);
-    assert_eq!(setup.effects().await, []);
+    assert!(setup.effects().await.is_empty());
     gate.open();
     within("the late effect", async {
         while setup.effects().await != [1] {
