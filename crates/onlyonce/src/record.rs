@@ -130,6 +130,7 @@ impl Epoch {
     }
 
     /// The epoch of the next owner.
+    #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
@@ -144,7 +145,7 @@ impl fmt::Display for Epoch {
 macro_rules! digest {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Hash)]
+        #[derive(Clone, Copy)]
         pub struct $name([u8; 32]);
 
         impl $name {

@@ -1,0 +1,239 @@
+//! A guarded request from its key to its answer: the one place where the order of work is written down.
+//!
+//! ```text
+//! key ─▶ twin here? ─▶ body, bounded ─▶ fingerprint ─▶ ┌ claim ─▶ forward once ─▶ classify ─▶ settle ┐ ─▶ answer
+//!         409                413, 400      │            └──────────── detached task ──────────────────┘
+//!                                          └ another has the record: replay, 409, 422
+//! ```
+//!
+//! Up to the claim the client's future does the work, and a client that leaves takes everything with it:
+//! nothing was claimed, nothing is left. From the claim on a tracked task does, because a claim must end
+//! in a settlement whether or not anybody is listening.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
+use http_body::Body;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tower_service::Service;
+
+use crate::BoxError;
+use crate::body::{RequestBody, ResponseBody};
+use crate::evidence::Deadline;
+use crate::fingerprint::fingerprint;
+use crate::key::IdempotencyKey;
+use crate::policy::{OnDuplicate, Policy};
+use crate::problem::{Code, Problem};
+use crate::record::{RecordId, Token};
+use crate::resources::Resources;
+use crate::scope::{Credential, Principal, record_id};
+use crate::store::{Claim, Present, StoreError};
+
+mod answer;
+mod claiming;
+mod forwarding;
+mod outcome;
+mod settling;
+mod streaming;
+mod upload;
+mod waiting;
+
+pub(crate) use self::outcome::Outcome;
+
+/// The inner service, as the execution needs it.
+pub(crate) trait Inner<B, R>:
+    Service<Request<RequestBody<B>>, Response = Response<R>, Error: Send, Future: Send> + Send + 'static
+{
+}
+
+impl<S, B, R> Inner<B, R> for S where
+    S: Service<Request<RequestBody<B>>, Response = Response<R>, Error: Send, Future: Send>
+        + Send
+        + 'static
+{
+}
+
+/// What the detached task tells the client's future, once.
+pub(crate) enum Reply<R, E> {
+    /// The inner service answered.
+    Answered(Response<ResponseBody<R>>),
+    /// Another request has the record.
+    Present(Present),
+    /// An answer of our own.
+    Problem(Outcome, Problem),
+    /// The inner service failed; the layer passes its error on.
+    Failed(E),
+    /// The inner service panicked; so does the caller.
+    Panicked(Box<dyn std::any::Any + Send>),
+}
+
+/// One guarded request.
+pub(crate) struct Execution {
+    pub(crate) resources: Arc<Resources>,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) key: IdempotencyKey,
+}
+
+/// Who and what a request is, worked out from its head.
+struct Requester {
+    id: RecordId,
+    principal: Principal,
+    credential: Credential,
+    started: Instant,
+}
+
+impl Execution {
+    /// Runs the request to its answer.
+    pub(crate) async fn run<S, B, R>(
+        self,
+        service: S,
+        request: Request<B>,
+    ) -> Result<Response<ResponseBody<R>>, S::Error>
+    where
+        S: Inner<B, R>,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        let (mut parts, body) = request.into_parts();
+        let requester = self.identify(&parts);
+        if self.policy.on_duplicate == OnDuplicate::Reject
+            && self.resources.in_flight.twin(requester.id).is_some()
+        {
+            // Without reading the body: a duplicate of a large upload costs nothing.
+            return Ok(self.problem(&requester, Outcome::InProgress, &in_progress()));
+        }
+        let body = match upload::read(&self.policy, &parts.headers, body).await {
+            Ok(body) => body,
+            Err(problem) => return Ok(self.problem(&requester, Outcome::UploadFailed, &problem)),
+        };
+        let claim = self.claim_of(&requester, &parts, &body);
+        upload::buffered_head(&mut parts, body.len());
+        let request = Request::from_parts(parts, RequestBody::buffered(body));
+        let reply = self.detach(service, request, &requester, &claim).await;
+        self.conclude(&requester, &claim, reply).await
+    }
+
+    fn identify(&self, parts: &Parts) -> Requester {
+        let principal = Principal::of(parts, &self.policy.principal);
+        Requester {
+            id: record_id(&self.policy, parts, &principal, &self.key),
+            credential: Credential::of(parts, &self.policy.credential),
+            principal,
+            started: Instant::now(),
+        }
+    }
+
+    fn claim_of(&self, requester: &Requester, parts: &Parts, body: &[u8]) -> Claim {
+        Claim {
+            id: requester.id,
+            token: Token::random(),
+            fingerprint: fingerprint(&self.policy, parts, body),
+            credential: requester.credential.hash(&requester.id),
+            lease: self.policy.lease(),
+            retention: self.policy.retention,
+            on_unknown: self.policy.on_unknown,
+        }
+    }
+
+    /// Hands the request to a tracked task, and waits for what it has to say.
+    async fn detach<S, B, R>(
+        &self,
+        service: S,
+        request: Request<RequestBody<B>>,
+        requester: &Requester,
+        claim: &Claim,
+    ) -> Reply<R, S::Error>
+    where
+        S: Inner<B, R>,
+        B: Send + 'static,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        let presence = match self.resources.in_flight.enter(requester.id) {
+            Ok(presence) => presence,
+            Err(_twin) => return Reply::Present(in_flight_here()),
+        };
+        let Ok(slot) = Arc::clone(&self.resources.unsettled).try_acquire_owned() else {
+            return Reply::Problem(Outcome::StoreUnavailable, overloaded());
+        };
+        let (reply, answer) = oneshot::channel();
+        let task = forwarding::Task {
+            resources: Arc::clone(&self.resources),
+            policy: Arc::clone(&self.policy),
+            claim: claim.clone(),
+            deadline: Deadline::after(self.policy.deadline),
+            started: requester.started,
+            presence: Some(presence),
+            slot,
+        };
+        let span = tracing::Span::current();
+        self.resources.tasks.spawn(tracing::Instrument::instrument(
+            task.run(service, request, reply),
+            span,
+        ));
+        answer.await.unwrap_or_else(|_| {
+            // The runtime dropped the task: it is shutting down, and the lease will lapse.
+            Reply::Problem(Outcome::Unknown, Problem::new(Code::OutcomeUnknown))
+        })
+    }
+
+    /// Turns what the task said into the client's answer.
+    async fn conclude<R, E>(
+        &self,
+        requester: &Requester,
+        claim: &Claim,
+        reply: Reply<R, E>,
+    ) -> Result<Response<ResponseBody<R>>, E> {
+        let present = match reply {
+            Reply::Answered(response) => return Ok(self.finished(response)),
+            Reply::Failed(error) => return Err(error),
+            Reply::Panicked(panic) => std::panic::resume_unwind(panic),
+            Reply::Problem(outcome, problem) => {
+                return Ok(self.problem(requester, outcome, &problem));
+            }
+            Reply::Present(present) => present,
+        };
+        let present = match (present, self.policy.on_duplicate) {
+            (Present::InFlight { .. }, OnDuplicate::Wait(limit)) => {
+                match waiting::wait(&self.resources, &claim.id, limit).await {
+                    Some(present) => present,
+                    None => {
+                        return Ok(self.problem(requester, Outcome::InProgress, &in_progress()));
+                    }
+                }
+            }
+            (present, _) => present,
+        };
+        Ok(self.answer_from_record(requester, claim, present))
+    }
+}
+
+fn in_progress() -> Problem {
+    Problem::new(Code::RequestInProgress)
+        .with_detail("a request with this key is in progress; retry with the same key")
+}
+
+fn in_flight_here() -> Present {
+    Present::InFlight {
+        lease_remaining: std::time::Duration::ZERO,
+    }
+}
+
+fn overloaded() -> Problem {
+    Problem::new(Code::StoreUnavailable)
+        .with_detail("too many requests wait for the store; nothing was executed")
+}
+
+fn store_unavailable(error: &StoreError) -> Problem {
+    tracing::warn!(
+        error = error as &dyn std::error::Error,
+        "the store took no claim"
+    );
+    Problem::new(Code::StoreUnavailable)
+        .with_detail("the idempotency store took no claim; nothing was executed")
+}

@@ -1,0 +1,134 @@
+//! The answers that come from a record, and from us.
+//!
+//! Whether a request is a duplicate and whether its sender may see the answer are two questions. The
+//! second is asked first: to one who may not see it, a record says nothing about its request either.
+
+use http::{Response, StatusCode};
+
+use super::{Execution, Outcome, Requester, in_progress};
+use crate::body::ResponseBody;
+use crate::codec::StoredResponse;
+use crate::problem::{Code, Problem};
+use crate::replay::replay;
+use crate::store::{Claim, Completed, OnUnknown, Present};
+
+impl Execution {
+    /// Answers a request whose record another request has.
+    pub(super) fn answer_from_record<R>(
+        &self,
+        requester: &Requester,
+        claim: &Claim,
+        present: Present,
+    ) -> Response<ResponseBody<R>> {
+        let (outcome, problem) = match present {
+            Present::Completed(completed) => match self.disclose(requester, claim, completed) {
+                Ok(response) => {
+                    Outcome::Replayed.log(
+                        Some(&requester.id),
+                        response.status(),
+                        requester.started,
+                    );
+                    return self.finished(response.map(ResponseBody::whole));
+                }
+                Err(refusal) => refusal,
+            },
+            Present::InFlight { .. } => (Outcome::InProgress, in_progress()),
+            Present::Unknown { fingerprint, .. }
+                if self.policy.on_unknown == OnUnknown::Reexecute
+                    && fingerprint != claim.fingerprint =>
+            {
+                (Outcome::Reused, reused())
+            }
+            Present::Unknown { .. } => (
+                Outcome::Unknown,
+                Problem::new(Code::OutcomeUnknown).with_detail(
+                    "an earlier request with this key may or may not have been executed; \
+                     do not retry, neither with this key nor with a new one, before finding out",
+                ),
+            ),
+        };
+        self.problem(requester, outcome, &problem)
+    }
+
+    fn disclose(
+        &self,
+        requester: &Requester,
+        claim: &Claim,
+        completed: Completed,
+    ) -> Result<Response<bytes::Bytes>, (Outcome, Problem)> {
+        if completed.credential != claim.credential && !requester.principal.is_verified() {
+            let problem = Problem::new(Code::ReplayWithheld).with_detail(
+                "the request with this key was executed under another credential; \
+                 nothing was executed again",
+            );
+            return Err((Outcome::Withheld, problem));
+        }
+        if completed.fingerprint != claim.fingerprint {
+            return Err((Outcome::Reused, reused()));
+        }
+        let stored = completed.response.and_then(|encoded| {
+            StoredResponse::decode(encoded)
+                .inspect_err(|error| {
+                    tracing::error!(
+                        record = %requester.id,
+                        error = error as &dyn std::error::Error,
+                        "a recorded response cannot be read"
+                    );
+                })
+                .ok()
+        });
+        stored
+            .and_then(|stored| replay(stored, &self.policy))
+            .ok_or_else(|| {
+                let problem = Problem::new(Code::ResponseUnavailable).with_detail(
+                    "the request with this key was executed, but its response was not kept; \
+                 nothing was executed again",
+                );
+                (Outcome::ResponseUnavailable, problem)
+            })
+    }
+
+    /// An answer of our own, with its log line.
+    pub(super) fn problem<R>(
+        &self,
+        requester: &Requester,
+        outcome: Outcome,
+        problem: &Problem,
+    ) -> Response<ResponseBody<R>> {
+        let problem = problem.clone().with_record(requester.id);
+        let response = self.policy.answer(problem);
+        outcome.log(Some(&requester.id), response.status(), requester.started);
+        self.finished(response.map(ResponseBody::whole))
+    }
+
+    pub(super) fn finished<T>(&self, mut response: Response<T>) -> Response<T> {
+        if self.policy.echo_key
+            && let Ok(value) = http::HeaderValue::from_str(self.key.as_str())
+        {
+            response
+                .headers_mut()
+                .insert(self.policy.key_header.clone(), value);
+        }
+        response
+    }
+}
+
+fn reused() -> Problem {
+    Problem::new(Code::KeyReused)
+        .with_detail("this key was used for a different request; use a new key for a new request")
+}
+
+/// The status of an unknown outcome for the first caller: 504 where time ran out, else 502.
+pub(super) fn unknown_to_first_caller(timed_out: bool) -> Problem {
+    let status = if timed_out {
+        StatusCode::GATEWAY_TIMEOUT
+    } else {
+        StatusCode::BAD_GATEWAY
+    };
+    Problem::new(Code::OutcomeUnknown)
+        .with_status(status)
+        .with_detail(
+            "the request was sent, and it cannot be known whether it was executed; \
+         do not retry before finding out",
+        )
+}

@@ -1,0 +1,82 @@
+//! The claim: tried, repeated while ambiguous, and never left behind.
+//!
+//! A claim whose answer is lost may have been written. It is repeated with the same token, which finds
+//! its own record; and where even that fails, a background task keeps trying until the record is
+//! released, so that the key is not held until its lease lapses and then counted as unknown.
+
+use std::sync::Arc;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::settling::Backoff;
+use crate::evidence::Deadline;
+use crate::resources::Resources;
+use crate::store::{Claim, Claimed, Settlement, Store, StoreError, StoreErrorKind};
+
+/// A claim that was not taken, and whether it may have been written all the same.
+pub(super) struct NotClaimed {
+    pub(super) error: StoreError,
+    pub(super) may_have_applied: bool,
+}
+
+/// Claims, with repeats as long as it is not known what became of the last try.
+pub(super) async fn claim(
+    resources: &Resources,
+    claim: &Claim,
+    deadline: &Deadline,
+) -> Result<Claimed, NotClaimed> {
+    let patience = Instant::now() + resources.limits.claim_patience;
+    let give_up = deadline.start_by().min(patience);
+    let mut may_have_applied = false;
+    let mut backoff = Backoff::default();
+    loop {
+        let error = match timeout_at(give_up, resources.store.claim(claim)).await {
+            Ok(Ok(claimed)) => return Ok(claimed),
+            Ok(Err(error)) => error,
+            Err(elapsed) => StoreError::new(StoreErrorKind::Timeout, elapsed),
+        };
+        may_have_applied |= error.may_have_applied();
+        let pause = backoff.next();
+        // An error that settles the question, or no time for another try: the client retries, not we.
+        if !error.may_have_applied() || Instant::now() + pause >= give_up {
+            return Err(NotClaimed {
+                error,
+                may_have_applied,
+            });
+        }
+        sleep(pause).await;
+    }
+}
+
+/// Finds out what became of an ambiguous claim and releases it; ends when the store has said so.
+pub(super) async fn abandon(resources: Arc<Resources>, claim: Claim) {
+    let until = Instant::now() + claim.retention;
+    let mut backoff = Backoff::default();
+    let released = async {
+        loop {
+            match resources.store.claim(&claim).await {
+                Ok(Claimed::Acquired(epoch)) => {
+                    match resources
+                        .store
+                        .settle(&claim, epoch, &Settlement::Released)
+                        .await
+                    {
+                        Ok(_) => return,
+                        Err(error) => {
+                            tracing::debug!(%error, "an abandoned claim is not released yet")
+                        }
+                    }
+                }
+                Ok(Claimed::Present(_)) => return,
+                Err(error) => tracing::debug!(%error, "an abandoned claim is not found out yet"),
+            }
+            sleep(backoff.next()).await;
+        }
+    };
+    tokio::select! {
+        _ = timeout_at(until, released) => {}
+        () = resources.abort.cancelled() => {
+            tracing::warn!(record = %claim.id, "a claim of unknown fate is left: its lease will lapse");
+        }
+    }
+}

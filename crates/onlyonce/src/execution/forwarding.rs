@@ -1,0 +1,214 @@
+//! The detached task: claim, forward once, classify, settle.
+//!
+//! Hazard: every way out of [`Task::forward`] after the claim must settle. They are few and named: the
+//! service is not ready, time is up, drain gives up, the service fails or panics, or it answers.
+
+use std::any::Any;
+use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{Request, Response};
+use http_body::Body;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use super::answer::unknown_to_first_caller;
+use super::claiming::{NotClaimed, abandon, claim};
+use super::settling::Held;
+use super::{Inner, Outcome, Reply, store_unavailable};
+use crate::BoxError;
+use crate::body::{RequestBody, ResponseBody};
+use crate::classify::{Verdict, classify};
+use crate::evidence::Deadline;
+use crate::in_flight::Presence;
+use crate::policy::{OnStoreFailure, Policy};
+use crate::problem::{Code, Problem};
+use crate::record::Epoch;
+use crate::resources::Resources;
+use crate::store::{Claim, Claimed, Settlement};
+
+/// A claimed request's task.
+pub(super) struct Task {
+    pub(super) resources: Arc<Resources>,
+    pub(super) policy: Arc<Policy>,
+    pub(super) claim: Claim,
+    pub(super) deadline: Deadline,
+    pub(super) started: Instant,
+    pub(super) presence: Option<Presence>,
+    pub(super) slot: OwnedSemaphorePermit,
+}
+
+/// How the inner service ended, short of an answer.
+enum Ended<E> {
+    TimedOut,
+    GivenUp,
+    Failed(E),
+    Panicked(Box<dyn Any + Send>),
+}
+
+type Answer<R, E> = oneshot::Sender<Reply<R, E>>;
+
+impl Task {
+    /// Claims, and forwards if the claim is acquired.
+    pub(super) async fn run<S, B, R>(
+        mut self,
+        mut service: S,
+        request: Request<RequestBody<B>>,
+        answer: Answer<R, S::Error>,
+    ) where
+        S: Inner<B, R>,
+        B: Send + 'static,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        match claim(&self.resources, &self.claim, &self.deadline).await {
+            Ok(Claimed::Acquired(epoch)) => {
+                crate::failpoint!("after_claim");
+                self.forward(epoch, service, request, answer).await;
+            }
+            Ok(Claimed::Present(present)) => {
+                drop(self.presence.take());
+                let _ = answer.send(Reply::Present(present));
+            }
+            Err(NotClaimed {
+                error,
+                may_have_applied,
+            }) => {
+                drop(self.presence.take());
+                if may_have_applied {
+                    self.abandon_in_background();
+                }
+                if self.policy.on_store_failure == OnStoreFailure::Forward {
+                    let _ = answer.send(self.forward_unguarded(&mut service, request).await);
+                } else {
+                    let problem = store_unavailable(&error);
+                    let _ = answer.send(Reply::Problem(Outcome::StoreUnavailable, problem));
+                }
+            }
+        }
+    }
+
+    fn abandon_in_background(&mut self) {
+        let abandoned = abandon(Arc::clone(&self.resources), self.claim.clone());
+        // The slot goes along: claims of unknown fate are bounded like unsettled ones.
+        let slot = self.slot.split(1);
+        self.resources.tasks.spawn(async move {
+            let _slot = slot;
+            abandoned.await;
+        });
+    }
+
+    async fn forward_unguarded<S, B, R>(
+        &self,
+        service: &mut S,
+        request: Request<RequestBody<B>>,
+    ) -> Reply<R, S::Error>
+    where
+        S: Inner<B, R>,
+    {
+        let forwarded = async {
+            poll_fn(|cx| service.poll_ready(cx)).await?;
+            service.call(request).await
+        };
+        match forwarded.await {
+            Ok(response) => {
+                Outcome::Unguarded.log(Some(&self.claim.id), response.status(), self.started);
+                Reply::Answered(response.map(ResponseBody::from))
+            }
+            Err(error) => Reply::Failed(error),
+        }
+    }
+
+    async fn forward<S, B, R>(
+        self,
+        epoch: Epoch,
+        mut service: S,
+        mut request: Request<RequestBody<B>>,
+        answer: Answer<R, S::Error>,
+    ) where
+        S: Inner<B, R>,
+        B: Send + 'static,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        // A clone is made ready only now: one made earlier might have held a permit through the upload.
+        let ready = AssertUnwindSafe(poll_fn(|cx| service.poll_ready(cx))).catch_unwind();
+        match timeout_at(self.deadline.start_by(), ready).await {
+            Ok(Ok(Ok(()))) if self.deadline.may_start() => {}
+            Ok(Ok(Err(error))) => return self.unsent(epoch, Reply::Failed(error), answer).await,
+            Ok(Err(panic)) => return self.unsent(epoch, Reply::Panicked(panic), answer).await,
+            Ok(Ok(Ok(()))) | Err(_) => return self.unsent(epoch, too_late(), answer).await,
+        }
+        crate::failpoint!("before_forward");
+        request.extensions_mut().insert(self.deadline);
+        let called = AssertUnwindSafe(async { service.call(request).await }).catch_unwind();
+        let ended = tokio::select! {
+            called = timeout_at(self.deadline.end(), called) => match called {
+                Ok(Ok(Ok(response))) => return self.answered(epoch, response, answer).await,
+                Ok(Ok(Err(error))) => Ended::Failed(error),
+                Ok(Err(panic)) => Ended::Panicked(panic),
+                Err(_elapsed) => Ended::TimedOut,
+            },
+            () = self.resources.abort.clone().cancelled_owned() => Ended::GivenUp,
+        };
+        self.unknown(epoch, ended, answer).await;
+    }
+
+    /// Nothing was sent: the key is free again.
+    async fn unsent<R, E>(mut self, epoch: Epoch, reply: Reply<R, E>, answer: Answer<R, E>) {
+        self.settle_then(epoch, &Settlement::Released, |_| {
+            let _ = answer.send(reply);
+        })
+        .await;
+    }
+
+    /// It may have been executed, and there is no answer.
+    async fn unknown<R, E>(mut self, epoch: Epoch, ended: Ended<E>, answer: Answer<R, E>) {
+        let reply = match ended {
+            Ended::TimedOut => Reply::Problem(Outcome::Unknown, unknown_to_first_caller(true)),
+            Ended::GivenUp => Reply::Problem(Outcome::Unknown, unknown_to_first_caller(false)),
+            Ended::Failed(error) => Reply::Failed(error),
+            Ended::Panicked(panic) => Reply::Panicked(panic),
+        };
+        self.settle_then(epoch, &Settlement::Unknown, |_| {
+            let _ = answer.send(reply);
+        })
+        .await;
+    }
+
+    async fn answered<R, E>(mut self, epoch: Epoch, response: Response<R>, answer: Answer<R, E>)
+    where
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        crate::failpoint!("after_forward");
+        let (mut parts, body) = response.into_parts();
+        let (settlement, outcome) = match classify(&mut parts, &self.policy.statuses) {
+            Verdict::Keep => return self.keep(epoch, parts, body, answer).await,
+            Verdict::Release => (Settlement::Released, Outcome::Released),
+            Verdict::Unknown => (Settlement::Unknown, Outcome::Unknown),
+        };
+        let (id, started) = (self.claim.id, self.started);
+        // Settled at the head: what the body says changes nothing, so it need not be read here.
+        self.settle_then(epoch, &settlement, |held| {
+            let outcome = if held == Held::Stale {
+                Outcome::Stale
+            } else {
+                outcome
+            };
+            outcome.log(Some(&id), parts.status, started);
+            let response = Response::from_parts(parts, ResponseBody::from(body));
+            let _ = answer.send(Reply::Answered(response));
+        })
+        .await;
+    }
+}
+
+fn too_late<R, E>() -> Reply<R, E> {
+    let problem = Problem::new(Code::StoreUnavailable)
+        .with_detail("the request could not be sent in time; nothing was executed");
+    Reply::Problem(Outcome::StoreUnavailable, problem)
+}

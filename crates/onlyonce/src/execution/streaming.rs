@@ -1,0 +1,195 @@
+//! A response that is kept: streamed to the client as it comes, captured, and settled before its end.
+//!
+//! What is held back until the record is settled is the least that makes the end an end: the frame that
+//! completes a body of known length; only the end itself of a body of unknown length, so that no event
+//! of a stream is late; the head of a response without a body.
+
+use std::panic::AssertUnwindSafe;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::header::CONTENT_LENGTH;
+use http::response::Parts;
+use http::{Response, StatusCode};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use tokio::sync::oneshot;
+use tokio::time::timeout_at;
+
+use super::answer::unknown_to_first_caller;
+use super::forwarding::Task;
+use super::settling::Held;
+use super::{Outcome, Reply};
+use crate::BoxError;
+use crate::body::ResponseBody;
+use crate::capture::{Capture, Writer, channel};
+use crate::codec::StoredResponse;
+use crate::record::Epoch;
+use crate::store::Settlement;
+
+/// How an upstream's body ended, and the frames that were held back.
+struct End {
+    clean: Result<(), BoxError>,
+    held: Vec<Frame<Bytes>>,
+}
+
+impl Task {
+    /// Delivers and records a response whose outcome is kept.
+    pub(super) async fn keep<R, E>(
+        mut self,
+        epoch: Epoch,
+        parts: Parts,
+        body: R,
+        answer: oneshot::Sender<Reply<R, E>>,
+    ) where
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        let status = parts.status;
+        let kept = self.policy.response_headers.record(&parts.headers);
+        let mut capture = Capture::new(
+            self.policy.response_bytes_max,
+            self.resources.budget.clone(),
+        );
+        if has_no_body(&parts, &body) {
+            return self.keep_head(epoch, parts, answer).await;
+        }
+        let exact = exact_length(&parts, &body);
+        let (writer, reader) = channel(exact);
+        let response = Response::from_parts(parts, ResponseBody::captured(reader));
+        let _ = answer.send(Reply::Answered(response));
+
+        let End { clean, held } = self.stream(body, exact, &writer, &mut capture).await;
+        let settlement = match &clean {
+            Ok(()) => Settlement::Completed(
+                StoredResponse {
+                    status,
+                    headers: kept,
+                    body: capture.body(),
+                }
+                .encode(),
+            ),
+            Err(_) => Settlement::Unknown,
+        };
+        let (id, started) = (self.claim.id, self.started);
+        self.settle_then(epoch, &settlement, |settled| {
+            let (outcome, end) = conclude(settled, clean);
+            outcome.log(Some(&id), status, started);
+            if end.is_ok() {
+                held.into_iter().for_each(|frame| writer.push(frame));
+            }
+            writer.finish(end);
+        })
+        .await;
+    }
+
+    /// A response without a body: the head itself is held.
+    async fn keep_head<R, E>(
+        mut self,
+        epoch: Epoch,
+        parts: Parts,
+        answer: oneshot::Sender<Reply<R, E>>,
+    ) {
+        let stored = StoredResponse {
+            status: parts.status,
+            headers: self.policy.response_headers.record(&parts.headers),
+            body: Some(Bytes::new()),
+        };
+        let (id, started) = (self.claim.id, self.started);
+        self.settle_then(epoch, &Settlement::Completed(stored.encode()), |settled| {
+            if settled == Held::Stale {
+                let _ = answer.send(Reply::Problem(
+                    Outcome::Stale,
+                    unknown_to_first_caller(false),
+                ));
+                return;
+            }
+            Outcome::Fresh.log(Some(&id), parts.status, started);
+            let response = Response::from_parts(parts, ResponseBody::whole(Bytes::new()));
+            let _ = answer.send(Reply::Answered(response));
+        })
+        .await;
+    }
+
+    /// Reads the upstream's body to its end, or to the deadline.
+    async fn stream<R>(
+        &self,
+        body: R,
+        exact: Option<u64>,
+        writer: &Writer,
+        capture: &mut Capture,
+    ) -> End
+    where
+        R: Body<Data = Bytes>,
+        R::Error: Into<BoxError>,
+    {
+        // Boxed where it arises: the body's own error need not be `Send`.
+        let mut body = std::pin::pin!(body.map_err(Into::<BoxError>::into));
+        let mut held = Vec::new();
+        let mut length = 0;
+        let clean = loop {
+            let next = AssertUnwindSafe(body.frame()).catch_unwind();
+            let next = tokio::select! {
+                next = timeout_at(self.deadline.end(), next) => next,
+                () = self.resources.abort.cancelled() => break Err("the service is stopping".into()),
+            };
+            let frame = match next {
+                Ok(Ok(Some(Ok(frame)))) => frame,
+                Ok(Ok(Some(Err(error)))) => break Err(error),
+                Ok(Ok(None)) if exact.is_none_or(|exact| exact == length) => break Ok(()),
+                Ok(Ok(None)) => break Err("the response is shorter than its length says".into()),
+                Ok(Err(_panic)) => break Err("the response's body panicked".into()),
+                Err(elapsed) => break Err(elapsed.into()),
+            };
+            if let Some(data) = frame.data_ref() {
+                length += u64::try_from(data.len()).unwrap_or(u64::MAX);
+                capture.push(data);
+            }
+            if exact.is_some_and(|exact| length > exact) {
+                break Err("the response is longer than its length says".into());
+            }
+            if frame.is_trailers() || exact == Some(length) {
+                held.push(frame);
+                continue;
+            }
+            writer.push(frame);
+            if capture.is_over()
+                && timeout_at(self.deadline.end(), writer.room())
+                    .await
+                    .is_err()
+            {
+                break Err("the client read too slowly".into());
+            }
+        };
+        End { clean, held }
+    }
+}
+
+/// The client must see a clean end only where the record does not say otherwise.
+fn conclude(settled: Held, clean: Result<(), BoxError>) -> (Outcome, Result<(), BoxError>) {
+    match (settled, clean) {
+        (_, Err(error)) => (Outcome::Unknown, Err(error)),
+        (Held::Stale, Ok(())) => (
+            Outcome::Stale,
+            Err("the record went to a later owner".into()),
+        ),
+        (Held::Settled | Held::Late, Ok(())) => (Outcome::Fresh, Ok(())),
+    }
+}
+
+fn has_no_body<R: Body>(parts: &Parts, body: &R) -> bool {
+    matches!(
+        parts.status,
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    ) || body.is_end_stream()
+}
+
+fn exact_length<R: Body>(parts: &Parts, body: &R) -> Option<u64> {
+    let header = parts
+        .headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok());
+    header
+        .and_then(|value| value.parse().ok())
+        .or_else(|| body.size_hint().exact())
+}

@@ -1,0 +1,148 @@
+//! Bodies both ways: bounds, fidelity, and events that are not late.
+
+use http_body_util::BodyExt;
+use onlyonce::Policy;
+use tokio::sync::mpsc;
+use tower::Layer;
+
+use crate::support::*;
+
+/// An upstream whose response bodies the test feeds; `Some(length)` declares one.
+fn fed(length: Option<u64>) -> (Upstream, mpsc::UnboundedReceiver<Feed>) {
+    let (feeds, fed) = mpsc::unbounded_channel();
+    let upstream = Upstream::new(move |_| {
+        let feeds = feeds.clone();
+        async move {
+            let (feed, body) = TestBody::fed();
+            feeds.send(feed).unwrap();
+            let mut response = created(body);
+            if let Some(length) = length {
+                response
+                    .headers_mut()
+                    .insert("content-length", length.into());
+            }
+            response
+        }
+    });
+    (upstream, fed)
+}
+
+#[tokio::test]
+async fn a_stream_reaches_the_client_event_by_event() {
+    let (upstream, mut feeds) = fed(None);
+    let service = guard(&upstream);
+    let answer = send(&service, post("k", "{}")).await;
+    let feed = feeds.recv().await.unwrap();
+    let mut body = answer.into_body();
+    for event in ["data: 1\n\n", "data: 2\n\n"] {
+        feed.data(event);
+        let frame = soon(body.frame()).await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), event, "U8");
+    }
+    let duplicate = send(&service, post("k", "{}")).await;
+    assert_eq!(
+        code(duplicate).await.0,
+        409,
+        "U8: in flight while it streams"
+    );
+    drop(feed);
+    assert!(soon(body.frame()).await.is_none());
+    let replay = send(&service, post("k", "{}")).await;
+    assert_eq!(
+        read(replay).await,
+        (201, "data: 1\n\ndata: 2\n\n".into()),
+        "U9"
+    );
+    assert_eq!(upstream.effects(), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_seen_broken_and_is_unknown() {
+    for length in [None, Some(100)] {
+        let (upstream, mut feeds) = fed(length);
+        let service = guard(&upstream);
+        let answer = send(&service, post("k", "{}")).await;
+        let feed = feeds.recv().await.unwrap();
+        feed.data("part");
+        feed.break_off();
+        assert!(soon(answer.into_body().collect()).await.is_err(), "O14");
+        let retry = send(&service, post("k", "{}")).await;
+        assert_eq!(code(retry).await, (409, "outcome-unknown".into()));
+        assert_eq!(upstream.effects(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_body_shorter_than_declared_is_broken() {
+    let (upstream, mut feeds) = fed(Some(100));
+    let service = guard(&upstream);
+    let answer = send(&service, post("k", "{}")).await;
+    let feed = feeds.recv().await.unwrap();
+    feed.data("part");
+    drop(feed);
+    assert!(soon(answer.into_body().collect()).await.is_err(), "C-R7");
+    let retry = send(&service, post("k", "{}")).await;
+    assert_eq!(code(retry).await, (409, "outcome-unknown".into()));
+}
+
+#[tokio::test]
+async fn a_response_too_large_to_keep_is_delivered_and_never_executed_again() {
+    let (upstream, mut feeds) = fed(None);
+    let policy = Policy::default().with_response_bytes_max(10);
+    let service = layer(policy).layer(upstream.clone());
+    let answer = send(&service, post("k", "{}")).await;
+    let feed = feeds.recv().await.unwrap();
+    for _ in 0..3 {
+        feed.data("12345678");
+    }
+    drop(feed);
+    assert_eq!(soon(read(answer)).await, (201, "12345678".repeat(3)), "P16");
+    let retry = send(&service, post("k", "{}")).await;
+    assert_eq!(code(retry).await, (409, "response-unavailable".into()));
+    assert_eq!(upstream.effects(), 1);
+}
+
+#[tokio::test]
+async fn past_the_capture_limit_the_clients_pace_counts_until_it_leaves() {
+    const CHUNK: &str = "0123456789abcdef";
+    let (upstream, mut feeds) = fed(None);
+    let policy = Policy::default().with_response_bytes_max(10);
+    let service = layer(policy).layer(upstream.clone());
+    let answer = send(&service, post("k", "{}")).await;
+    let feed = feeds.recv().await.unwrap();
+    for _ in 0..100_000 {
+        feed.data(CHUNK);
+    }
+    drop(feed);
+    // The client leaves with most of it unread: the task drains the upstream and settles.
+    drop(answer);
+    let retry = soon(async {
+        loop {
+            let retry = send(&service, post("k", "{}")).await;
+            let (status, code) = code(retry).await;
+            if code != "request-in-progress" {
+                return (status, code);
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(retry, (409, "response-unavailable".into()));
+}
+
+#[tokio::test]
+async fn an_upload_over_the_limit_is_refused_and_claims_nothing() {
+    let upstream = Upstream::receipts();
+    let store = FaultyStore::new();
+    let policy = Policy::default().with_request_bytes_max(4);
+    let service = onlyonce::IdempotencyLayer::new(store.clone())
+        .with_policy(policy)
+        .layer(upstream.clone());
+    assert_eq!(
+        code(send(&service, post("k", "12345")).await).await,
+        (413, "body-too-large".into())
+    );
+    assert_eq!((store.calls(), upstream.effects()), (0, 0));
+    assert_eq!(send(&service, post("k", "1234")).await.status(), 201);
+    assert_eq!(upstream.bodies(), ["1234"]);
+}

@@ -1,0 +1,199 @@
+//! One key, one effect.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use onlyonce::Policy;
+use onlyonce::policy::OnDuplicate;
+use tokio::sync::Semaphore;
+use tower::Layer;
+
+use crate::support::*;
+
+/// An upstream that answers only when the test lets it.
+fn gated() -> (Upstream, Arc<Semaphore>) {
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    let upstream = Upstream::new(move |_| {
+        let gate = Arc::clone(&opened);
+        async move {
+            gate.acquire().await.unwrap().forget();
+            created(TestBody::whole("receipt"))
+        }
+    });
+    (upstream, gate)
+}
+
+#[tokio::test]
+async fn a_retry_gets_the_first_answer_and_no_second_effect() {
+    let upstream = Upstream::receipts();
+    let service = guard(&upstream);
+
+    let first = send(&service, post("k", "{}")).await;
+    assert!(!is_replay(&first), "F3: the first answer bears no marker");
+    assert_eq!(read(first).await, (201, "receipt".into()));
+
+    let retry = send(&service, post("k", "{}")).await;
+    assert!(is_replay(&retry), "P2");
+    assert_eq!(retry.headers()["content-length"], "7", "P4");
+    assert_eq!(read(retry).await, (201, "receipt".into()), "P1");
+    assert_eq!(upstream.effects(), 1);
+}
+
+#[tokio::test]
+async fn quoted_and_raw_keys_are_one_record() {
+    let upstream = Upstream::receipts();
+    let service = guard(&upstream);
+    read(send(&service, post("\"k\"", "{}")).await).await;
+    assert!(is_replay(&send(&service, post("k", "{}")).await), "K4");
+    assert_eq!(upstream.effects(), 1);
+}
+
+#[tokio::test]
+async fn another_body_under_a_used_key_is_refused_and_poisons_nothing() {
+    let upstream = Upstream::receipts();
+    let service = guard(&upstream);
+    read(send(&service, post("k", "{\"amount\":1}")).await).await;
+    let other = send(&service, post("k", "{\"amount\":2}")).await;
+    assert_eq!(
+        code(other).await,
+        (422, "idempotency-key-reused".into()),
+        "M1"
+    );
+    assert!(
+        is_replay(&send(&service, post("k", "{\"amount\":1}")).await),
+        "M2"
+    );
+    assert_eq!(upstream.effects(), 1);
+}
+
+#[tokio::test]
+async fn a_duplicate_in_flight_is_answered_without_its_body_and_without_the_store() {
+    let (upstream, gate) = gated();
+    let store = FaultyStore::new();
+    let layer = onlyonce::IdempotencyLayer::new(store.clone());
+    let service = layer.layer(upstream.clone());
+    let first = tokio::spawn({
+        let service = service.clone();
+        async move { read(send(&service, post("k", "{}")).await).await }
+    });
+    soon(upstream.wait_for_effects(1)).await;
+    let calls = store.calls();
+
+    let duplicate = send(&service, post("k", "another payload")).await;
+    let wait: u64 = duplicate.headers()["retry-after"]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(wait >= 1, "I2");
+    assert_eq!(duplicate.headers()["x-should-retry"], "true");
+    assert_eq!(
+        code(duplicate).await,
+        (409, "request-in-progress".into()),
+        "I1, I4"
+    );
+    assert_eq!(store.calls(), calls, "the store was not asked");
+
+    gate.add_permits(1);
+    assert_eq!(soon(first).await.unwrap(), (201, "receipt".into()));
+    assert_eq!(upstream.effects(), 1);
+}
+
+#[tokio::test]
+async fn a_storm_of_one_key_has_one_effect() {
+    let (upstream, gate) = gated();
+    let service = guard(&upstream);
+    let storm: Vec<_> = (0..200)
+        .map(|_| {
+            let service = service.clone();
+            tokio::spawn(async move { read(send(&service, post("k", "{}")).await).await.0 })
+        })
+        .collect();
+    soon(upstream.wait_for_effects(1)).await;
+    gate.add_permits(200);
+    let mut created = 0;
+    for request in storm {
+        match soon(request).await.unwrap() {
+            201 => created += 1,
+            409 => {}
+            status => panic!("I5: a duplicate is answered 201 or 409, not {status}"),
+        }
+    }
+    assert!(created >= 1);
+    assert_eq!(upstream.effects(), 1);
+}
+
+#[tokio::test]
+async fn two_keys_are_two_effects() {
+    let upstream = Upstream::receipts();
+    let service = guard(&upstream);
+    read(send(&service, post("k1", "{}")).await).await;
+    assert!(!is_replay(&send(&service, post("k2", "{}")).await), "F8");
+    assert_eq!(upstream.effects(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_duplicate_that_waits_gets_the_replay() {
+    let (upstream, gate) = gated();
+    let policy = Policy::default().with_on_duplicate(OnDuplicate::Wait(Duration::from_secs(5)));
+    let service = layer(policy).layer(upstream.clone());
+    let first = tokio::spawn({
+        let service = service.clone();
+        async move { read(send(&service, post("k", "{}")).await).await }
+    });
+    soon(upstream.wait_for_effects(1)).await;
+    let waiting = tokio::spawn({
+        let service = service.clone();
+        async move { send(&service, post("k", "{}")).await }
+    });
+    gate.add_permits(1);
+    soon(first).await.unwrap();
+    let replay = soon(waiting).await.unwrap();
+    assert!(is_replay(&replay), "I6");
+    assert_eq!(read(replay).await, (201, "receipt".into()));
+    assert_eq!(upstream.effects(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_duplicate_waits_no_longer_than_it_may() {
+    let (upstream, _gate) = gated();
+    let policy = Policy::default().with_on_duplicate(OnDuplicate::Wait(Duration::from_secs(2)));
+    let service = layer(policy).layer(upstream.clone());
+    tokio::spawn({
+        let service = service.clone();
+        async move { send(&service, post("k", "{}")).await }
+    });
+    soon(upstream.wait_for_effects(1)).await;
+    let duplicate = soon(send(&service, post("k", "{}"))).await;
+    assert_eq!(code(duplicate).await, (409, "request-in-progress".into()));
+    assert_eq!(upstream.effects(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_does_not_stop_the_work() {
+    let (upstream, gate) = gated();
+    let service = guard(&upstream);
+    let impatient = tokio::spawn({
+        let service = service.clone();
+        async move { send(&service, post("k", "{}")).await }
+    });
+    soon(upstream.wait_for_effects(1)).await;
+    impatient.abort();
+    assert!(impatient.await.unwrap_err().is_cancelled());
+    gate.add_permits(1);
+
+    // The duplicate is answered 409 until the task has settled, then with the replay.
+    let replay = soon(async {
+        loop {
+            let answer = send(&service, post("k", "{}")).await;
+            if answer.status() != 409 {
+                return answer;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(is_replay(&replay), "F6");
+    assert_eq!(upstream.effects(), 1);
+}
