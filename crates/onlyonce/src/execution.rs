@@ -62,8 +62,8 @@ pub(crate) enum Reply<R, E> {
     Answered(Response<ResponseBody<R>>),
     /// Another request has the record.
     Present(Present),
-    /// An answer of our own.
-    Problem(Outcome, Problem),
+    /// An answer of our own, already logged.
+    Problem(Problem),
     /// The inner service failed; the layer passes its error on.
     Failed(E),
     /// The inner service panicked; so does the caller.
@@ -159,7 +159,9 @@ impl Execution {
             Err(_twin) => return Reply::Present(in_flight_here()),
         };
         let Ok(slot) = Arc::clone(&self.resources.unsettled).try_acquire_owned() else {
-            return Reply::Problem(Outcome::StoreUnavailable, overloaded());
+            let problem = overloaded();
+            Outcome::StoreUnavailable.log(Some(&claim.id), problem.status(), requester.started);
+            return Reply::Problem(problem);
         };
         let (reply, answer) = oneshot::channel();
         let task = forwarding::Task {
@@ -178,7 +180,7 @@ impl Execution {
         ));
         answer.await.unwrap_or_else(|_| {
             // The runtime dropped the task: it is shutting down, and the lease will lapse.
-            Reply::Problem(Outcome::Unknown, Problem::new(Code::OutcomeUnknown))
+            Reply::Problem(Problem::new(Code::OutcomeUnknown))
         })
     }
 
@@ -193,9 +195,7 @@ impl Execution {
             Reply::Answered(response) => return Ok(self.finished(response)),
             Reply::Failed(error) => return Err(error),
             Reply::Panicked(panic) => std::panic::resume_unwind(panic),
-            Reply::Problem(outcome, problem) => {
-                return Ok(self.problem(requester, outcome, &problem));
-            }
+            Reply::Problem(problem) => return Ok(self.answer_problem(requester, &problem)),
             Reply::Present(present) => present,
         };
         let present = match (present, self.policy.on_duplicate) {

@@ -95,10 +95,18 @@ impl Execution {
         outcome: Outcome,
         problem: &Problem,
     ) -> Response<ResponseBody<R>> {
+        outcome.log(Some(&requester.id), problem.status(), requester.started);
+        self.answer_problem(requester, problem)
+    }
+
+    /// An answer of our own that is logged already.
+    pub(super) fn answer_problem<R>(
+        &self,
+        requester: &Requester,
+        problem: &Problem,
+    ) -> Response<ResponseBody<R>> {
         let problem = problem.clone().with_record(requester.id);
-        let response = self.policy.answer(problem);
-        outcome.log(Some(&requester.id), response.status(), requester.started);
-        self.finished(response.map(ResponseBody::whole))
+        self.finished(self.policy.answer(problem).map(ResponseBody::whole))
     }
 
     pub(super) fn finished<T>(&self, mut response: Response<T>) -> Response<T> {

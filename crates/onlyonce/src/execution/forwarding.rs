@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -84,8 +84,8 @@ impl Task {
                 if self.policy.on_store_failure == OnStoreFailure::Forward {
                     let _ = answer.send(self.forward_unguarded(&mut service, request).await);
                 } else {
-                    let problem = store_unavailable(&error);
-                    let _ = answer.send(Reply::Problem(Outcome::StoreUnavailable, problem));
+                    let reply = self.problem(Outcome::StoreUnavailable, store_unavailable(&error));
+                    let _ = answer.send(reply);
                 }
             }
         }
@@ -137,10 +137,13 @@ impl Task {
         // A clone is made ready only now: one made earlier might have held a permit through the upload.
         let ready = AssertUnwindSafe(poll_fn(|cx| service.poll_ready(cx))).catch_unwind();
         match timeout_at(self.deadline.start_by(), ready).await {
-            Ok(Ok(Ok(()))) if self.deadline.may_start() => {}
+            Ok(Ok(Ok(()))) if self.may_start() => {}
             Ok(Ok(Err(error))) => return self.unsent(epoch, Reply::Failed(error), answer).await,
             Ok(Err(panic)) => return self.unsent(epoch, Reply::Panicked(panic), answer).await,
-            Ok(Ok(Ok(()))) | Err(_) => return self.unsent(epoch, too_late(), answer).await,
+            Ok(Ok(Ok(()))) | Err(_) => {
+                let reply = self.problem(Outcome::StoreUnavailable, too_late());
+                return self.unsent(epoch, reply, answer).await;
+            }
         }
         crate::failpoint!("before_forward");
         request.extensions_mut().insert(self.deadline);
@@ -157,6 +160,17 @@ impl Task {
         self.unknown(epoch, ended, answer).await;
     }
 
+    /// The last look before the service is called.
+    fn may_start(&self) -> bool {
+        self.deadline.may_start() && !self.resources.abort.is_cancelled()
+    }
+
+    /// An answer of our own. Logged here, for the client may have left.
+    fn problem<R, E>(&self, outcome: Outcome, problem: Problem) -> Reply<R, E> {
+        outcome.log(Some(&self.claim.id), problem.status(), self.started);
+        Reply::Problem(problem)
+    }
+
     /// Nothing was sent: the key is free again.
     async fn unsent<R, E>(mut self, epoch: Epoch, reply: Reply<R, E>, answer: Answer<R, E>) {
         self.settle_then(epoch, &Settlement::Released, |_| {
@@ -167,12 +181,16 @@ impl Task {
 
     /// It may have been executed, and there is no answer.
     async fn unknown<R, E>(mut self, epoch: Epoch, ended: Ended<E>, answer: Answer<R, E>) {
-        let reply = match ended {
-            Ended::TimedOut => Reply::Problem(Outcome::Unknown, unknown_to_first_caller(true)),
-            Ended::GivenUp => Reply::Problem(Outcome::Unknown, unknown_to_first_caller(false)),
-            Ended::Failed(error) => Reply::Failed(error),
-            Ended::Panicked(panic) => Reply::Panicked(panic),
+        let (reply, status) = match ended {
+            Ended::TimedOut | Ended::GivenUp => {
+                let problem = unknown_to_first_caller(matches!(ended, Ended::TimedOut));
+                let status = problem.status();
+                (Reply::Problem(problem), status)
+            }
+            Ended::Failed(error) => (Reply::Failed(error), StatusCode::INTERNAL_SERVER_ERROR),
+            Ended::Panicked(panic) => (Reply::Panicked(panic), StatusCode::INTERNAL_SERVER_ERROR),
         };
+        Outcome::Unknown.log(Some(&self.claim.id), status, self.started);
         self.settle_then(epoch, &Settlement::Unknown, |_| {
             let _ = answer.send(reply);
         })
@@ -207,8 +225,7 @@ impl Task {
     }
 }
 
-fn too_late<R, E>() -> Reply<R, E> {
-    let problem = Problem::new(Code::StoreUnavailable)
-        .with_detail("the request could not be sent in time; nothing was executed");
-    Reply::Problem(Outcome::StoreUnavailable, problem)
+fn too_late() -> Problem {
+    Problem::new(Code::StoreUnavailable)
+        .with_detail("the request could not be sent in time; nothing was executed")
 }

@@ -103,6 +103,46 @@ async fn a_response_too_large_to_keep_is_delivered_and_never_executed_again() {
 }
 
 #[tokio::test]
+async fn bodies_beyond_what_all_may_hold_are_delivered_without_being_kept() {
+    let (upstream, mut feeds) = fed(None);
+    let limits = onlyonce::Limits {
+        captured_bytes_max: 10,
+        ..onlyonce::Limits::default()
+    };
+    let service =
+        onlyonce::IdempotencyLayer::with_limits(FaultyStore::new(), limits).layer(upstream.clone());
+    let mut answers = Vec::new();
+    for key in ["a", "b"] {
+        let answer = send(&service, post(key, "{}")).await;
+        let feed = feeds.recv().await.unwrap();
+        feed.data("12345678");
+        let mut body = answer.into_body();
+        assert_eq!(
+            soon(body.frame())
+                .await
+                .unwrap()
+                .unwrap()
+                .into_data()
+                .unwrap(),
+            "12345678"
+        );
+        answers.push((feed, body));
+    }
+    for (feed, body) in answers {
+        drop(feed);
+        soon(body.collect()).await.unwrap();
+    }
+    assert!(is_replay(&send(&service, post("a", "{}")).await));
+    let retry = send(&service, post("b", "{}")).await;
+    assert_eq!(code(retry).await, (409, "response-unavailable".into()));
+    // What was settled gave its room back.
+    let answer = send(&service, post("c", "{}")).await;
+    feeds.recv().await.unwrap().data("12345678");
+    soon(answer.into_body().collect()).await.unwrap();
+    assert!(is_replay(&send(&service, post("c", "{}")).await));
+}
+
+#[tokio::test]
 async fn past_the_capture_limit_the_clients_pace_counts_until_it_leaves() {
     const CHUNK: &str = "0123456789abcdef";
     let (upstream, mut feeds) = fed(None);

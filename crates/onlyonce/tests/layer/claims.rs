@@ -122,3 +122,23 @@ async fn a_claim_that_comes_too_late_sends_nothing() {
     );
     assert_eq!(upstream.effects(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_granted_past_half_the_deadline_sends_nothing_and_frees_the_key() {
+    let upstream = Upstream::receipts();
+    let store = FaultyStore::new();
+    store.claims.lock().unwrap().push_back(Fault::Late(8));
+    let limits = Limits {
+        claim_patience: Duration::from_secs(60),
+        ..Limits::default()
+    };
+    let policy = Policy::default().with_deadline(Duration::from_secs(10));
+    let layer = IdempotencyLayer::with_limits(store.clone(), limits).with_policy(policy);
+    let service = layer.layer(upstream.clone());
+    let answer = send(&service, post("k", "{}")).await;
+    assert_eq!(code(answer).await, (503, "store-unavailable".into()));
+    assert!(layer.drain(Duration::from_secs(60)).await);
+    assert_eq!(upstream.effects(), 0);
+    assert_eq!(send(&service, post("k", "{}")).await.status(), 201);
+    assert_eq!(upstream.effects(), 1);
+}

@@ -220,6 +220,8 @@ pub enum Fault {
     Refuse,
     /// Does it, and says that it failed.
     LoseReply,
+    /// Does it, and answers only after so many seconds.
+    Late(u64),
 }
 
 /// A memory store that fails as told, and can hold settlements back.
@@ -276,6 +278,11 @@ impl Store for FaultyStore {
                 self.inner.claim(claim).await?;
                 Err(unavailable())
             }
+            Some(Fault::Late(seconds)) => {
+                let claimed = self.inner.claim(claim).await;
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                claimed
+            }
         }
     }
 
@@ -289,7 +296,7 @@ impl Store for FaultyStore {
         self.settle_gate.acquire().await.unwrap().forget();
         let fault = self.settlements.lock().unwrap().pop_front();
         let settled = match fault {
-            None => self.inner.settle(claim, epoch, settlement).await,
+            None | Some(Fault::Late(_)) => self.inner.settle(claim, epoch, settlement).await,
             Some(Fault::Refuse) => Err(unavailable()),
             Some(Fault::LoseReply) => {
                 self.inner.settle(claim, epoch, settlement).await?;
