@@ -1,1 +1,294 @@
 //! Sends a request to the upstream once, and says what is known of its execution.
+//!
+//! [`Forward`] is the innermost service of the proxy. Unlike an HTTP client it never repeats a request of
+//! which a byte has left, whatever its method, and it answers failures with responses that carry
+//! [`Evidence`](onlyonce::Evidence): `NotSent` where not one byte left (and none will), `Unknown` otherwise. Clients like
+//! hyper-util's cannot tell the two apart, so connections and their pool are our own; see `wire`.
+//!
+//! Requests whose extensions hold a [`Deadline`] are *guarded*: their body is complete, they must begin
+//! before half of the deadline has passed and end with it, and they never switch protocols. All others
+//! stream, both ways, in constant memory.
+//!
+//! Hazards: the trailer section of requests is discarded. A 103 from the upstream is not passed on, since
+//! hyper's server cannot send it; any number of interim responses is skipped, until time runs out. A
+//! fragment in a request target is cut off by the `http` crate before anybody sees it.
+//!
+//! ```no_run
+//! use bytes::Bytes;
+//! use http_body_util::{BodyExt, Full};
+//! use onlyonce_proxy::forward::{Forward, ForwardSettings};
+//! use tower::ServiceExt;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let forward = Forward::new(ForwardSettings::new("http://127.0.0.1:9000".parse()?))?;
+//! let request = http::Request::post("/charges").body(Full::new(Bytes::from("amount=5")))?;
+//! let response = forward.oneshot(request).await?;
+//! println!("{} {:?}", response.status(), response.into_body().collect().await?.to_bytes());
+//! # Ok(())
+//! # }
+//! ```
+
+mod body;
+mod connection;
+mod dial;
+mod failure;
+mod limits;
+mod outgoing;
+mod pool;
+mod request_head;
+mod response_head;
+mod settings;
+mod tls;
+mod wire;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use onlyonce::{BoxError, Deadline};
+
+pub use self::body::{ForwardBody, ForwardBodyError};
+pub use self::settings::{ForwardSettings, HostPolicy, InvalidUpstream, Upstream};
+pub use self::tls::TlsError;
+
+use self::body::Reuse;
+use self::connection::{Connection, SendError};
+use self::dial::Dialer;
+use self::failure::{Asked, Failure};
+use self::limits::Limits;
+use self::outgoing::Outgoing;
+use self::pool::Pool;
+use self::response_head::InvalidResponse;
+use crate::listener::PeerAddr;
+use crate::upgrade::Tunnels;
+
+/// The service that talks to one upstream. Clones share their connections.
+///
+/// See the [module's documentation](self) for an example.
+#[derive(Clone)]
+pub struct Forward(Arc<Inner>);
+
+struct Inner {
+    settings: ForwardSettings,
+    dialer: Dialer,
+    pool: Arc<Pool>,
+    tunnels: Tunnels,
+}
+
+/// A response's head with the connection that its body will arrive on.
+type Answered = (Response<Incoming>, Connection);
+
+impl Forward {
+    /// Prepares to forward. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// Where TLS was asked for and cannot be set up.
+    pub fn new(settings: ForwardSettings) -> Result<Self, TlsError> {
+        Ok(Self(Arc::new(Inner {
+            dialer: Dialer::new(&settings)?,
+            pool: Pool::new(settings.idle_connections_max),
+            tunnels: Tunnels::new(settings.idle_timeout),
+            settings,
+        })))
+    }
+
+    /// Waits for open tunnels to end, cuts those that have not after `limit`, and says how many it cut.
+    ///
+    /// Requests are not waited for: whoever called for them does that.
+    pub async fn drain(&self, limit: Duration) -> usize {
+        self.0.tunnels.drain(limit).await
+    }
+}
+
+impl<B> tower_service::Service<Request<B>> for Forward
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<ForwardBody>;
+    type Error = Infallible;
+    type Future = ForwardFuture;
+
+    /// Always ready: a request that finds no connection opens one.
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> ForwardFuture {
+        let inner = Arc::clone(&self.0);
+        ForwardFuture(Box::pin(async move { inner.answer(request).await }))
+    }
+}
+
+/// The response to come. Dropping it closes the connection that the request was sent on.
+pub struct ForwardFuture(Pin<Box<dyn Future<Output = Response<ForwardBody>> + Send>>);
+
+impl Future for ForwardFuture {
+    type Output = Result<Response<ForwardBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx).map(Ok)
+    }
+}
+
+impl Inner {
+    async fn answer<B>(&self, request: Request<B>) -> Response<ForwardBody>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let asked = Asked {
+            method: request.method().clone(),
+            is_guarded: request.extensions().get::<Deadline>().is_some(),
+        };
+        match self.forward(request).await {
+            Ok(response) => response,
+            Err(failure) => failure.into_response(&asked),
+        }
+    }
+
+    async fn forward<B>(&self, mut request: Request<B>) -> Result<Response<ForwardBody>, Failure>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let deadline = request.extensions().get::<Deadline>().copied();
+        let peer = request
+            .extensions()
+            .get::<PeerAddr>()
+            .map(|peer| peer.0.ip());
+        let may_upgrade =
+            deadline.is_none() && request.method() == Method::GET && request.body().is_end_stream();
+        let client_upgrade = hyper::upgrade::on(&mut request);
+        let limits = match deadline {
+            Some(deadline) => Limits::guarded(deadline),
+            None => Limits::unguarded(&self.settings),
+        };
+
+        let (mut parts, body) = request.into_parts();
+        let protocol = request_head::prepare(&mut parts, &self.settings, peer, may_upgrade)
+            .map_err(Failure::Refused)?;
+        let body = match deadline {
+            Some(_) => Outgoing::whole(body).await.map_err(Failure::RequestBody)?,
+            None => Outgoing::stream(body, &limits.upload),
+        };
+        request_head::frame(&mut parts, &body);
+
+        let request = Request::from_parts(parts, body);
+        let (response, connection) = self.exchange(request, &limits).await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return match protocol {
+                Some(_) => self.switch(response, client_upgrade),
+                None => Err(InvalidResponse::UnsolicitedUpgrade.into()),
+            };
+        }
+        self.pass_on(response, connection, &limits)
+    }
+
+    /// Gets a response: on a connection at hand, or, if nothing could be sent there, on a new one.
+    async fn exchange(
+        &self,
+        mut request: Request<Outgoing>,
+        limits: &Limits,
+    ) -> Result<Answered, Failure> {
+        if !limits.may_start() {
+            return Err(Failure::TooLate);
+        }
+        if let Some(mut connection) = self.pool.check_out() {
+            let copy = copy(&request);
+            let (error, unsent) = match connection.send(request, limits).await {
+                Ok(response) => return Ok((response, connection)),
+                Err(SendError::NotSent { error, message }) => {
+                    (error, message.map(|message| *message).or(copy))
+                }
+                Err(error) => return Err(Failure::of_send(error, limits.upload.is_broken())),
+            };
+            request = unsent.ok_or(Failure::NotSent(error))?;
+        }
+        let mut connection = self.dialer.dial(limits.first_write_by).await?;
+        if !limits.may_start() {
+            return Err(Failure::TooLate);
+        }
+        match connection.send(request, limits).await {
+            Ok(response) => Ok((response, connection)),
+            Err(error) => Err(Failure::of_send(error, limits.upload.is_broken())),
+        }
+    }
+
+    fn pass_on(
+        &self,
+        response: Response<Incoming>,
+        connection: Connection,
+        limits: &Limits,
+    ) -> Result<Response<ForwardBody>, Failure> {
+        let (mut parts, incoming) = response.into_parts();
+        let keep_max = self.settings.idle_connection_max;
+        let received = response_head::receive(&mut parts, keep_max)?;
+        let reuse = Reuse {
+            connection,
+            pool: Arc::clone(&self.pool),
+            keep: received.keep,
+        };
+        let body = ForwardBody::streamed(
+            incoming,
+            Some(reuse),
+            self.settings.idle_timeout,
+            limits.end,
+            received.hop_by_hop,
+        );
+        Ok(Response::from_parts(parts, body))
+    }
+
+    /// Passes a 101 on, and from then on bytes.
+    fn switch(
+        &self,
+        mut response: Response<Incoming>,
+        client: OnUpgrade,
+    ) -> Result<Response<ForwardBody>, Failure> {
+        let upstream = hyper::upgrade::on(&mut response);
+        let (mut parts, _) = response.into_parts();
+        let protocol = parts.headers.get(UPGRADE).cloned();
+        response_head::receive(&mut parts, Duration::ZERO)?;
+        if let Some(protocol) = protocol {
+            parts.headers.insert(UPGRADE, protocol);
+        }
+        parts
+            .headers
+            .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        self.tunnels.open(client, upstream);
+        Ok(Response::from_parts(parts, ForwardBody::from(Bytes::new())))
+    }
+}
+
+/// The same request once more, where its body allows that.
+fn copy(request: &Request<Outgoing>) -> Option<Request<Outgoing>> {
+    let mut copy = Request::new(request.body().copy()?);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}
+
+impl fmt::Debug for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Forward")
+            .field("upstream", &self.0.settings.upstream)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ForwardFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ForwardFuture").finish_non_exhaustive()
+    }
+}

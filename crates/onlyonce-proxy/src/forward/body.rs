@@ -1,0 +1,221 @@
+//! The body of a response on its way to the client.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderName;
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap, TRANSFER_ENCODING};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::connection::Connection;
+use super::pool::Pool;
+
+/// A response's body: streamed from the upstream, or one of our own.
+///
+/// It ends cleanly only if the upstream's did. Once it has, the connection goes back to the pool; dropped
+/// earlier, it closes the connection.
+pub struct ForwardBody(Kind);
+
+enum Kind {
+    Own(Option<Bytes>),
+    Upstream(Box<Streamed>),
+}
+
+struct Streamed {
+    incoming: Incoming,
+    reuse: Option<Reuse>,
+    idle_max: Duration,
+    end: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+    is_armed: bool,
+    /// Names that the response's `Connection` listed: unwelcome in the trailer section as well.
+    hop_by_hop: Vec<HeaderName>,
+}
+
+/// What becomes of the connection when the body has ended.
+pub(crate) struct Reuse {
+    pub(crate) connection: Connection,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) keep: Duration,
+}
+
+/// Why a response's body did not end cleanly.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ForwardBodyError {
+    /// The upstream broke it off, or framed it wrongly.
+    #[error("the upstream's response broke off")]
+    Broken(#[source] hyper::Error),
+    /// Nothing came for too long, or the request's time was over.
+    #[error("the upstream's response did not arrive in time")]
+    Timeout,
+}
+
+impl ForwardBody {
+    pub(crate) fn streamed(
+        incoming: Incoming,
+        reuse: Option<Reuse>,
+        idle_max: Duration,
+        end: Option<Instant>,
+        hop_by_hop: Vec<HeaderName>,
+    ) -> Self {
+        if incoming.is_end_stream() {
+            if let Some(reuse) = reuse {
+                reuse.give_back();
+            }
+            return Self(Kind::Own(None));
+        }
+        Self(Kind::Upstream(Box::new(Streamed {
+            incoming,
+            reuse,
+            idle_max,
+            end,
+            timer: None,
+            is_armed: false,
+            hop_by_hop,
+        })))
+    }
+}
+
+impl From<Bytes> for ForwardBody {
+    fn from(bytes: Bytes) -> Self {
+        Self(Kind::Own(Some(bytes).filter(|bytes| !bytes.is_empty())))
+    }
+}
+
+impl Body for ForwardBody {
+    type Data = Bytes;
+    type Error = ForwardBodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ForwardBodyError>>> {
+        match &mut self.0 {
+            Kind::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Upstream(streamed) => streamed.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Own(bytes) => bytes.is_none(),
+            Kind::Upstream(streamed) => streamed.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Own(bytes) => {
+                let len = bytes.as_ref().map_or(0, Bytes::len);
+                SizeHint::with_exact(len.try_into().unwrap_or(u64::MAX))
+            }
+            Kind::Upstream(streamed) => streamed.incoming.size_hint(),
+        }
+    }
+}
+
+impl Streamed {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ForwardBodyError>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+            ready!(self.poll_timer(cx));
+            self.reuse = None;
+            return Poll::Ready(Some(Err(ForwardBodyError::Timeout)));
+        };
+        self.is_armed = false;
+        match frame {
+            Some(Ok(frame)) => {
+                if self.incoming.is_end_stream() {
+                    self.give_back();
+                }
+                Poll::Ready(Some(Ok(self.clean(frame))))
+            }
+            Some(Err(error)) => {
+                self.reuse = None;
+                Poll::Ready(Some(Err(ForwardBodyError::Broken(error))))
+            }
+            None => {
+                self.give_back();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    /// Ready when the body has paused too long. The timer is touched only where the body has to wait.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.is_armed {
+            let due = Instant::now() + self.idle_max;
+            let due = self.end.map_or(due, |end| end.min(due));
+            match &mut self.timer {
+                Some(timer) => timer.as_mut().reset(due),
+                None => self.timer = Some(Box::pin(sleep_until(due))),
+            }
+            self.is_armed = true;
+        }
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    fn give_back(&mut self) {
+        if let Some(reuse) = self.reuse.take() {
+            reuse.give_back();
+        }
+    }
+
+    /// Removes from a trailer section what has no business there (RFC 9110 section 6.5.1).
+    fn clean(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        match frame.into_trailers() {
+            Ok(trailers) => Frame::trailers(self.clean_trailers(trailers)),
+            Err(frame) => frame,
+        }
+    }
+
+    fn clean_trailers(&self, mut trailers: HeaderMap) -> HeaderMap {
+        crate::headers::strip_hop_by_hop(&mut trailers);
+        let unwelcome = [AUTHORIZATION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING];
+        for name in self.hop_by_hop.iter().chain(&unwelcome) {
+            trailers.remove(name);
+        }
+        trailers
+    }
+}
+
+impl Reuse {
+    fn give_back(self) {
+        let Self {
+            mut connection,
+            pool,
+            keep,
+        } = self;
+        if connection.is_ready() {
+            return pool.check_in(connection, keep);
+        }
+        // The body's end is seen a moment before hyper is done with the exchange.
+        tokio::spawn(async move {
+            if connection.becomes_ready().await {
+                pool.check_in(connection, keep);
+            }
+        });
+    }
+}
+
+impl fmt::Debug for ForwardBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.0 {
+            Kind::Own(_) => "own",
+            Kind::Upstream(_) => "upstream",
+        };
+        f.debug_tuple("ForwardBody").field(&kind).finish()
+    }
+}

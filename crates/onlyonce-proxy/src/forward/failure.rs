@@ -1,0 +1,133 @@
+//! What a client and the layer are told when the upstream did not answer.
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode};
+use onlyonce::problem::{Code, Problem};
+use onlyonce::{BoxError, Evidence};
+use tracing::{debug, warn};
+
+use super::body::ForwardBody;
+use super::connection::SendError;
+use super::dial::DialError;
+use super::limits::RanOut;
+use super::request_head::Refusal;
+use super::response_head::InvalidResponse;
+use crate::problem::plain_problem;
+
+/// Why there is no response to pass on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("refused: {}", .0.detail)]
+    Refused(Refusal),
+    #[error("no connection")]
+    Dial(#[from] DialError),
+    #[error("the connection ended before the request was sent")]
+    NotSent(#[source] hyper::Error),
+    #[error("too little time left to begin")]
+    TooLate,
+    #[error("the request's body broke off")]
+    RequestBody(#[source] BoxError),
+    #[error("the client paused its upload for too long")]
+    ClientStalled,
+    #[error("the connection ended after the request had begun")]
+    Broken(#[source] hyper::Error),
+    #[error("no response in time")]
+    Timeout,
+    #[error("the response is invalid")]
+    Invalid(#[from] InvalidResponse),
+}
+
+/// What decides how a failure is told.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    pub(crate) is_guarded: bool,
+}
+
+impl Failure {
+    pub(crate) fn of_send(error: SendError, upload_broke: bool) -> Self {
+        match error {
+            SendError::Broken(error) if upload_broke => Self::RequestBody(error.into()),
+            SendError::NotSent { error, .. } => Self::NotSent(error),
+            SendError::Broken(error) => Self::Broken(error),
+            SendError::RanOut(RanOut::Client) => Self::ClientStalled,
+            SendError::RanOut(RanOut::Upstream) => Self::Timeout,
+        }
+    }
+
+    /// What is known of the request's execution.
+    fn evidence(&self) -> Evidence {
+        match self {
+            Self::Refused(_) | Self::Dial(_) | Self::NotSent(_) | Self::TooLate => {
+                Evidence::NotSent
+            }
+            Self::RequestBody(_)
+            | Self::ClientStalled
+            | Self::Broken(_)
+            | Self::Timeout
+            | Self::Invalid(_) => Evidence::Unknown,
+        }
+    }
+
+    /// The answer. Addresses and reasons are for the log; a client has no use for them.
+    pub(crate) fn into_response(self, asked: &Asked) -> Response<ForwardBody> {
+        let evidence = self.evidence();
+        match &self {
+            Self::Refused(_) | Self::RequestBody(_) | Self::ClientStalled => {
+                debug!(
+                    error = &self as &dyn std::error::Error,
+                    "request not completed"
+                );
+            }
+            _ => warn!(
+                error = &self as &dyn std::error::Error,
+                ?evidence,
+                "upstream failed"
+            ),
+        }
+        let mut response = self.told(asked).map(ForwardBody::from);
+        response.extensions_mut().insert(evidence);
+        response
+    }
+
+    fn told(&self, asked: &Asked) -> Response<Bytes> {
+        match self {
+            Self::Refused(refusal) => plain_problem(refusal.status, refusal.detail),
+            Self::Dial(_) | Self::NotSent(_) | Self::TooLate => {
+                let detail = "the upstream could not be reached; the request was not sent";
+                unreachable(detail)
+            }
+            Self::RequestBody(_) => {
+                plain_problem(StatusCode::BAD_REQUEST, "the request's body broke off")
+            }
+            Self::ClientStalled => {
+                let detail = "the request's body did not arrive in time";
+                plain_problem(StatusCode::REQUEST_TIMEOUT, detail)
+            }
+            Self::Timeout if !asked.is_guarded => Problem::new(Code::UpstreamTimeout)
+                .with_detail("the upstream did not answer in time")
+                .into_response(),
+            Self::Timeout => unknown(StatusCode::GATEWAY_TIMEOUT),
+            // Repeating a safe request harms nobody: the code says so, the status is the same.
+            Self::Broken(_) | Self::Invalid(_) if asked.method.is_safe() => {
+                unreachable("the upstream gave no valid response")
+            }
+            Self::Broken(_) | Self::Invalid(_) => unknown(StatusCode::BAD_GATEWAY),
+        }
+    }
+}
+
+fn unreachable(detail: &'static str) -> Response<Bytes> {
+    Problem::new(Code::UpstreamUnreachable)
+        .with_detail(detail)
+        .into_response()
+}
+
+fn unknown(status: StatusCode) -> Response<Bytes> {
+    Problem::new(Code::OutcomeUnknown)
+        .with_status(status)
+        .with_detail(
+            "the request was sent, but no complete response came back; it may have been executed",
+        )
+        .into_response()
+}

@@ -1,0 +1,208 @@
+//! The last place before the socket: counts what is written, and can forbid that more is.
+//!
+//! hyper reports an error, not whether the request had begun to leave. The answer decides whether a
+//! payment may be sent again, so it is taken where it cannot be wrong: around the `TcpStream`, below TLS.
+//! Looking at a counter would not be enough. hyper or the TLS session may still hold the request in a
+//! buffer and flush it while the connection shuts down, after the counter was read and the request was
+//! given to another connection. Hence a wire is *sealed* in the same breath as it is found untouched:
+//! "not sent" then means "and never will be".
+//!
+//! It also enforces the moment by which a guarded request's first byte must leave, so that a process
+//! frozen between its check and its write sends nothing when it thaws.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+/// What was written to one connection. Shared by the connection's IO and whoever sends on it.
+#[derive(Debug, Default)]
+pub(crate) struct Wire(Mutex<Ledger>);
+
+#[derive(Debug, Default)]
+struct Ledger {
+    written: u64,
+    sealed: bool,
+    first_write_by: Option<Instant>,
+}
+
+/// How much had been written when a request began.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark(u64);
+
+impl Wire {
+    /// Begins a request. Its first byte may be written up to `first_write_by`, and not after.
+    pub(crate) fn begin(&self, first_write_by: Option<Instant>) -> Mark {
+        let mut ledger = self.ledger();
+        ledger.first_write_by = first_write_by;
+        Mark(ledger.written)
+    }
+
+    /// Whether not one byte was written since `mark`. If so, none will be: the wire is sealed.
+    pub(crate) fn seal_if_untouched(&self, mark: Mark) -> bool {
+        let mut ledger = self.ledger();
+        let untouched = ledger.written == mark.0;
+        ledger.sealed |= untouched;
+        untouched
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        // Nothing that holds it can panic half-way through a change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ledger {
+    fn admit(&mut self) -> io::Result<()> {
+        if self
+            .first_write_by
+            .is_some_and(|limit| Instant::now() >= limit)
+        {
+            self.sealed = true;
+        }
+        if self.sealed {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the request was given up before its first byte",
+            ));
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, written: usize) {
+        if written > 0 {
+            // A usize is at most 64 bits wide; more than u64::MAX bytes cannot be written in practice.
+            self.written = self
+                .written
+                .saturating_add(u64::try_from(written).unwrap_or(u64::MAX));
+            self.first_write_by = None;
+        }
+    }
+}
+
+/// An IO whose writes are entered into a [`Wire`].
+#[derive(Debug)]
+pub(crate) struct CountedIo<T> {
+    io: T,
+    wire: Arc<Wire>,
+}
+
+impl<T> CountedIo<T> {
+    pub(crate) fn new(io: T, wire: Arc<Wire>) -> Self {
+        Self { io, wire }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for CountedIo<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for CountedIo<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        // Held across the write, so that sealing happens before it or sees it.
+        let mut ledger = this.wire.ledger();
+        ledger.admit()?;
+        let written = ready!(Pin::new(&mut this.io).poll_write(cx, buf))?;
+        ledger.note(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let mut ledger = this.wire.ledger();
+        ledger.admit()?;
+        let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bufs))?;
+        ledger.note(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    fn counted() -> (
+        CountedIo<tokio::io::DuplexStream>,
+        tokio::io::DuplexStream,
+        Arc<Wire>,
+    ) {
+        let (near, far) = tokio::io::duplex(64);
+        let wire = Arc::new(Wire::default());
+        (CountedIo::new(near, Arc::clone(&wire)), far, wire)
+    }
+
+    #[tokio::test]
+    async fn a_written_byte_is_never_called_unsent() {
+        let (mut io, _far, wire) = counted();
+        io.write_all(b"previous request").await.unwrap();
+        let mark = wire.begin(None);
+        io.write_all(b"P").await.unwrap();
+        assert!(!wire.seal_if_untouched(mark));
+        io.write_all(b"OST").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_called_unsent_can_not_be_sent_later() {
+        let (mut io, mut far, wire) = counted();
+        io.write_all(b"1").await.unwrap();
+        let mark = wire.begin(None);
+        assert!(wire.seal_if_untouched(mark));
+        io.write_all(b"POST").await.unwrap_err();
+        io.write_vectored(&[IoSlice::new(b"POST")])
+            .await
+            .unwrap_err();
+        io.shutdown().await.unwrap();
+        let mut seen = String::new();
+        far.read_to_string(&mut seen).await.unwrap();
+        assert_eq!(seen, "1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_first_byte_is_refused_and_a_later_one_is_not() {
+        let (mut io, _far, wire) = counted();
+        let limit = Duration::from_secs(1);
+        wire.begin(Some(Instant::now() + limit));
+        io.write_all(b"in time").await.unwrap();
+        tokio::time::advance(limit).await;
+        io.write_all(b"the rest").await.unwrap();
+
+        let mark = wire.begin(Some(Instant::now() + limit));
+        tokio::time::advance(limit).await;
+        io.write_all(b"late").await.unwrap_err();
+        assert!(wire.seal_if_untouched(mark));
+    }
+}

@@ -1,0 +1,132 @@
+//! One client's connection.
+
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use onlyonce::BoxError;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use tower_service::Service;
+use tracing::{debug, error};
+
+use super::io::{ServerIo, Unfinished};
+use super::response_body::Watched;
+use super::screen::screen;
+use super::{DEFAULT_HEADERS_MAX, ListenerSettings, PeerAddr, prepare};
+use crate::problem::plain_problem;
+
+/// What serves each connection.
+#[derive(Clone)]
+pub(super) struct Connection<S> {
+    pub(super) service: S,
+    pub(super) http1: http1::Builder,
+    pub(super) linger: Duration,
+    /// Ends the connection after the request in progress.
+    pub(super) draining: CancellationToken,
+    /// Ends it at once.
+    pub(super) aborting: CancellationToken,
+}
+
+type Answer<B> = Response<Watched<Either<B, Full<Bytes>>>>;
+
+/// hyper's server with our limits.
+pub(super) fn http1(settings: &ListenerSettings) -> http1::Builder {
+    let mut http1 = http1::Builder::new();
+    http1
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.head_timeout)
+        .max_header_size(settings.head_bytes_max)
+        // A client that has ended its side may still wait for the answer.
+        .half_close(true);
+    if settings.headers_max != DEFAULT_HEADERS_MAX {
+        http1.max_headers(settings.headers_max);
+    }
+    http1
+}
+
+impl<S, B> Connection<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// Serves until the client or we end the connection.
+    pub(super) async fn serve(self, stream: TcpStream, peer: SocketAddr) {
+        prepare(&stream);
+        let unfinished = Unfinished::default();
+        let io = ServerIo::new(stream, unfinished.clone(), self.linger);
+        let service = self.service;
+        let answer = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(PeerAddr(peer));
+            answer(service.clone(), request, unfinished.clone())
+        });
+        let connection = self.http1.serve_connection(TokioIo::new(io), answer);
+        let mut connection = pin!(connection.with_upgrades());
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.draining.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection => ended,
+                    () = self.aborting.cancelled() => return,
+                }
+            }
+        };
+        if let Err(error) = ended {
+            debug!(error = &error as &dyn std::error::Error, "connection ended");
+        }
+    }
+}
+
+/// Answers one request: with a refusal, with what the service says, or with a 500 where it panics.
+async fn answer<S, B>(
+    service: S,
+    request: Request<Incoming>,
+    unfinished: Unfinished,
+) -> Result<Answer<B>, BoxError>
+where
+    S: Service<Request<Incoming>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let response = match screen(&request) {
+        Err((status, reason)) => closing(plain_problem(status, reason)),
+        Ok(()) => match AssertUnwindSafe(service.oneshot(request))
+            .catch_unwind()
+            .await
+        {
+            Ok(response) => response.map_err(Into::into)?.map(Either::Left),
+            Err(_) => {
+                // The panic hook has printed where and why.
+                error!("the service panicked");
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                closing(plain_problem(status, "the proxy failed"))
+            }
+        },
+    };
+    Ok(response.map(|body| Watched::new(body, unfinished)))
+}
+
+/// A response of ours with which the connection ends.
+fn closing<B>(response: Response<Bytes>) -> Response<Either<B, Full<Bytes>>> {
+    let mut response = response.map(|body| Either::Right(Full::new(body)));
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(CONNECTION, close);
+    response
+}
