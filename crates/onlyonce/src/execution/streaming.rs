@@ -98,10 +98,9 @@ impl Task {
         let (id, started) = (self.claim.id, self.started);
         self.settle_then(epoch, &Settlement::Completed(stored.encode()), |settled| {
             if settled == Held::Stale {
-                let _ = answer.send(Reply::Problem(
-                    Outcome::Stale,
-                    unknown_to_first_caller(false),
-                ));
+                let problem = unknown_to_first_caller(false);
+                Outcome::Stale.log(Some(&id), problem.status(), started);
+                let _ = answer.send(Reply::Problem(problem));
                 return;
             }
             Outcome::Fresh.log(Some(&id), parts.status, started);
