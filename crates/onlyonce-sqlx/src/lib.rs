@@ -1,2 +1,8 @@
 //! Stores on SQL databases, each behind its feature: `postgres` for any number of processes, `sqlite`
 //! for the processes of one machine. Neither is on by default.
+
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+
+#[cfg(feature = "sqlite")]
+pub use self::sqlite::{SqliteOptions, SqliteStore};
