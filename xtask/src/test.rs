@@ -1,0 +1,97 @@
+//! `cargo xtask test`: the whole proof, in the order in which faults are cheap to find.
+
+use std::ffi::OsString;
+
+use tokio::process::Command;
+
+use crate::Failure;
+use crate::readme;
+use crate::servers::Servers;
+use crate::steps::{Steps, cargo};
+use crate::tools;
+
+/// One set of features for everything that is built, so that it is built once: the crash tests need a
+/// binary with failpoints.
+const FEATURES: &str = "--features=onlyonce-proxy/failpoints";
+
+pub(crate) async fn run(install: bool, filter: &[OsString]) -> Result<(), Failure> {
+    let mut steps = Steps::new();
+    steps.step("tools", tools::require(install)).await?;
+    if filter.is_empty() {
+        lint(&mut steps).await?;
+    }
+    let servers = steps.step("servers", async { Servers::start() }).await?;
+    let environment = servers.environment()?;
+    let build = ["build", "--workspace", "--all-targets", FEATURES];
+    steps.run("build", &mut cargo(build)).await?;
+    steps
+        .run(
+            "tests",
+            test_runner().args(filter).envs(environment.clone()),
+        )
+        .await?;
+    if filter.is_empty() {
+        let doctests = ["test", "--workspace", "--doc", FEATURES];
+        steps
+            .run("doctests", cargo(doctests).envs(environment))
+            .await?;
+        let docs = ["doc", "--workspace", "--no-deps", FEATURES];
+        steps
+            .run("docs", cargo(docs).env("RUSTDOCFLAGS", "-D warnings"))
+            .await?;
+        steps
+            .step("commands of the README", readme::check())
+            .await?;
+    }
+    Ok(())
+}
+
+async fn lint(steps: &mut Steps) -> Result<(), Failure> {
+    steps
+        .run("format", &mut cargo(["fmt", "--all", "--check"]))
+        .await?;
+    let clippy = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        FEATURES,
+        "--",
+        "-D",
+        "warnings",
+    ];
+    steps.run("clippy", &mut cargo(clippy)).await?;
+    // As users build it; above, features of all members are unified.
+    let check = ["check", "-p", "onlyonce-proxy", "--bins"];
+    steps
+        .run("the binary without failpoints", &mut cargo(check))
+        .await?;
+    if tools::find("cargo-deny").is_some() {
+        let deny = [
+            "deny",
+            "--all-features",
+            "check",
+            "bans",
+            "licenses",
+            "sources",
+        ];
+        steps.run("dependencies", &mut cargo(deny)).await
+    } else {
+        steps.not_run("dependencies", "cargo-deny is not installed");
+        Ok(())
+    }
+}
+
+fn test_runner() -> Command {
+    if tools::find("cargo-nextest").is_some() {
+        return cargo(["nextest", "run", "--workspace", FEATURES]);
+    }
+    println!("cargo-nextest is not installed: plain `cargo test` runs the same tests, slower");
+    cargo([
+        "test",
+        "--workspace",
+        "--lib",
+        "--bins",
+        "--tests",
+        FEATURES,
+    ])
+}
