@@ -1,4 +1,0 @@
-//! `PostgresStore` on real servers.
-
-mod conformance;
-mod fixture;
