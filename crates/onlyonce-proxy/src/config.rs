@@ -14,6 +14,7 @@
 
 mod admin;
 mod fault;
+mod limits;
 mod listen;
 mod log;
 mod policy;
@@ -26,16 +27,19 @@ pub(crate) mod value;
 
 pub use self::admin::Admin;
 pub use self::fault::{Fault, Faults, Origin};
+pub use self::limits::Limits;
 pub use self::listen::Listen;
 pub use self::log::{Log, LogFormat};
-pub use self::policy::Policy;
+pub use self::policy::{IDENTITY, Policy, Recorded, Syntax};
 pub use self::section::Effective;
 use self::section::Reader;
 pub use self::sources::Sources;
 pub use self::store::Store;
 pub use self::upstream::Upstream;
-pub use self::url::{DatabaseUrl, StoreUrl, UpstreamUrl};
+pub use self::url::{DatabaseUrl, StoreUrl};
 pub use self::value::ByteSize;
+
+use crate::forward::ForwardSettings;
 
 /// Everything `serve` needs.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +54,8 @@ pub struct Config {
     pub store: Store,
     /// `[policy]`: what is guarded, and how.
     pub policy: Policy,
+    /// `[limits]`: bounds over all requests.
+    pub limits: Limits,
     /// `[log]`: what is written to standard error.
     pub log: Log,
     /// Every setting in force, in the order of the sections.
@@ -68,7 +74,11 @@ impl Config {
         let upstream = Upstream::read(reader.section("upstream"));
         let store = Store::read(reader.section("store"));
         let policy = Policy::read(reader.section("policy"));
+        let limits = Limits::read(reader.section("limits"));
         let log = Log::read(reader.section("log"));
+        for (key, message) in policy.contradictions() {
+            reader.fault(key, message);
+        }
         let (effective, Some(upstream)) = (reader.finish()?, upstream) else {
             unreachable!("an upstream that is not set is a fault")
         };
@@ -78,9 +88,18 @@ impl Config {
             upstream,
             store,
             policy,
+            limits,
             log,
             effective,
         })
+    }
+
+    /// The settings as the forwarder takes them: those of its section, and what others say of requests.
+    pub fn forward(&self) -> ForwardSettings {
+        let mut settings = self.upstream.settings();
+        settings.trusted_peers = self.listen.trusted_peers();
+        settings.protected_names = vec![self.policy.key_header.clone()];
+        settings
     }
 }
 

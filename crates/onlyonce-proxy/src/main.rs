@@ -1,2 +1,7 @@
 //! The binary `onlyonce`.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    onlyonce_proxy::cli::main()
+}

@@ -83,23 +83,16 @@ impl Reader {
     }
 }
 
-/// What an unknown `section.key` was meant to be: the nearest key of its section, or of all.
+/// What an unknown `section.key` was meant to be: the nearest key of its section, or the same key of
+/// another one.
 fn unknown<'a>(typed: &str, asked: &'a [Effective]) -> Option<&'a str> {
     let (section, key) = typed.split_once('.')?;
-    let split = || {
-        asked
-            .iter()
-            .filter_map(|effective| effective.key.split_once('.'))
-    };
-    let siblings = split().filter(|(other, _)| *other == section);
+    let known = || asked.iter().map(|effective| effective.key.as_str());
+    let siblings = known()
+        .filter_map(|known| known.split_once('.'))
+        .filter(|(other, _)| *other == section);
     nearest(key, siblings.map(|(_, key)| key)).or_else(|| {
-        nearest(typed, asked.iter().map(|effective| effective.key.as_str())).or_else(|| {
-            // The right key in the wrong section.
-            asked
-                .iter()
-                .map(|effective| effective.key.as_str())
-                .find(|known| known.split_once('.').is_some_and(|(_, other)| other == key))
-        })
+        known().find(|known| known.split_once('.').is_some_and(|(_, other)| other == key))
     })
 }
 
@@ -138,7 +131,7 @@ impl Section<'_> {
             self.reader.faults.borrow_mut().push(Fault {
                 origin: Some(entry.origin.clone()),
                 key: Some(key.clone()),
-                message: format!("expected {}", T::expected()),
+                message: T::refusal(&entry.written),
             });
         }
         self.reader.asked.borrow_mut().push(Effective {

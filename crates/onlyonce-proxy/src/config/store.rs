@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use onlyonce_sqlx::postgres::Settings;
+
 use super::fault::Faults;
 use super::section::{Reader, Section};
 use super::sources::Sources;
 use super::url::StoreUrl;
+use crate::telemetry::causes;
 
 /// The store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,12 +39,30 @@ impl Store {
         reader.finish().map(|_| store)
     }
 
+    /// The settings as the store in Postgres takes them.
+    ///
+    /// # Errors
+    /// What is wrong with the URL, without it.
+    pub(crate) fn postgres(&self) -> Result<Settings, String> {
+        let StoreUrl::Postgres(url) = &self.url else {
+            return Err(format!("{} is not in Postgres", self.url));
+        };
+        let settings: Settings = url.expose().parse().map_err(|error| causes(&error))?;
+        let settings = settings.with_connections(self.connections);
+        // The URL may say so too, for each server.
+        Ok(if self.pooler {
+            settings.with_pooler(true)
+        } else {
+            settings
+        })
+    }
+
     pub(super) fn read(section: Section<'_>) -> Self {
         Self {
             url: section.get("url", StoreUrl::Sqlite("onlyonce.db".into())),
             migrate: section.get("migrate", true),
             pooler: section.get("pooler", false),
-            connections: section.get("connections", 8),
+            connections: section.get("connections", 16),
             sweep_interval: section.get("sweep-interval", Duration::from_secs(60)),
             sweep_batch: section.get("sweep-batch", 500),
         }

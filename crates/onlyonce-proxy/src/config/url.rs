@@ -1,4 +1,4 @@
-//! The URLs of stores and upstreams, parsed as far as they must be known before anything starts.
+//! The URLs of stores, parsed before anything starts.
 //!
 //! A database URL carries a password. [`DatabaseUrl`] shows itself without it, in `Debug` as in
 //! `Display`; only [`DatabaseUrl::expose`] gives it away, to the store that connects.
@@ -6,9 +6,11 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use http::Uri;
+use onlyonce_sqlx::SqliteOptions;
+use onlyonce_sqlx::postgres::Settings;
 
 use super::value::{Setting, Written};
+use crate::telemetry::causes;
 
 /// Where records are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,10 +20,10 @@ pub enum StoreUrl {
     /// In a file on a local disk.
     Sqlite(PathBuf),
     /// In Postgres; where there are several, the writable primary among them.
-    Postgres(Vec<DatabaseUrl>),
+    Postgres(DatabaseUrl),
 }
 
-/// A database URL, shown without its password.
+/// A database URL, or several separated by commas, shown without passwords.
 ///
 /// ```
 /// use onlyonce_proxy::config::DatabaseUrl;
@@ -57,9 +59,24 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
+/// Hides the passwords of one URL or several.
+fn without_password(urls: &str) -> String {
+    let mut shown = String::new();
+    let mut rest = urls;
+    while let Some(scheme) = rest.find("://") {
+        // Up to the comma before the next URL; a comma elsewhere may belong to the password.
+        let end = rest[scheme + 3..]
+            .find(",postgres")
+            .map_or(rest.len(), |comma| scheme + 3 + comma + 1);
+        shown.push_str(&without_its_password(&rest[..end]));
+        rest = &rest[end..];
+    }
+    shown + &without_its_password(rest)
+}
+
 /// Hides passwords in the authority and in parameters. Works on what is not quite a URL too, and rather
 /// hides too much: a password may hold any of `/?#@`, though it should not.
-fn without_password(url: &str) -> String {
+fn without_its_password(url: &str) -> String {
     let mut shown = url.to_owned();
     let authority = url.find("://").map_or(0, |scheme| scheme + 3);
     if let Some(at) = url.rfind('@').filter(|at| *at >= authority)
@@ -93,26 +110,31 @@ impl Setting for StoreUrl {
             return Some(Self::Memory);
         }
         if let Some(path) = text.strip_prefix("sqlite://") {
-            // Options behind a `?` would be taken for a part of the name.
-            let named = !path.is_empty() && !path.contains('?') && !path.starts_with(':');
-            return named.then(|| Self::Sqlite(path.into()));
+            return text
+                .parse::<SqliteOptions>()
+                .ok()
+                .map(|_| Self::Sqlite(path.into()));
         }
-        let urls = split_urls(text);
-        let postgres = |url: &&str| {
-            ["postgres://", "postgresql://"].iter().any(|scheme| {
-                url.strip_prefix(scheme)
-                    .is_some_and(|rest| !rest.is_empty())
-            })
-        };
-        urls.iter()
-            .all(postgres)
-            .then(|| Self::Postgres(urls.into_iter().map(DatabaseUrl::new).collect()))
+        text.parse::<Settings>()
+            .ok()
+            .map(|_| Self::Postgres(DatabaseUrl::new(text)))
     }
 
     fn read(written: &Written) -> Option<Self> {
-        match written {
-            Written::One(text) => Self::parse(text),
-            Written::Many(texts) => Self::parse(&texts.join(",")),
+        Self::parse(&one_text(written))
+    }
+
+    fn refusal(written: &Written) -> String {
+        let text = one_text(written);
+        if text.starts_with("sqlite:")
+            && let Err(error) = text.parse::<SqliteOptions>()
+        {
+            return error.to_string();
+        }
+        match text.parse::<Settings>() {
+            // Neither the store nor the driver quotes the URL.
+            Err(error) if text.starts_with("postgres") => causes(&error),
+            _ => format!("expected {}", Self::expected()),
         }
     }
 
@@ -120,10 +142,7 @@ impl Setting for StoreUrl {
         match self {
             Self::Memory => "memory:".to_owned(),
             Self::Sqlite(path) => format!("sqlite://{}", path.display()),
-            Self::Postgres(urls) => {
-                let urls: Vec<_> = urls.iter().map(DatabaseUrl::to_string).collect();
-                urls.join(",")
-            }
+            Self::Postgres(urls) => urls.to_string(),
         }
     }
 }
@@ -134,51 +153,11 @@ impl fmt::Display for StoreUrl {
     }
 }
 
-/// Splits where a comma begins another URL: passwords may hold commas.
-fn split_urls(text: &str) -> Vec<&str> {
-    let mut urls = Vec::new();
-    let mut start = 0;
-    for (comma, _) in text.match_indices(',') {
-        let behind = text[comma + 1..].trim_start();
-        if behind.starts_with("postgres://") || behind.starts_with("postgresql://") {
-            urls.push(text[start..comma].trim());
-            start = comma + 1;
-        }
-    }
-    urls.push(text[start..].trim());
-    urls
-}
-
-/// The service that is guarded: a scheme, a host and a port, no path.
-///
-/// Targets go upstream byte by byte as clients sent them, so a path here would have no place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UpstreamUrl(Uri);
-
-impl UpstreamUrl {
-    /// The URL.
-    pub fn as_uri(&self) -> &Uri {
-        &self.0
-    }
-}
-
-impl Setting for UpstreamUrl {
-    fn expected() -> String {
-        "http://HOST[:PORT] or https://HOST[:PORT], without a path".to_owned()
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let uri: Uri = text.parse().ok()?;
-        let scheme = matches!(uri.scheme_str(), Some("http" | "https"));
-        let host = uri.host().is_some_and(|host| !host.is_empty());
-        let authority = uri.authority()?.as_str();
-        let bare = uri.path() == "/" && uri.query().is_none() && !authority.contains('@');
-        let port = !authority.ends_with(':') && uri.port_u16() != Some(0);
-        (scheme && host && bare && port).then(|| Self(uri))
-    }
-
-    fn show(&self) -> String {
-        self.0.to_string()
+/// A list in the file means the same as commas.
+fn one_text(written: &Written) -> String {
+    match written {
+        Written::One(text) => text.clone(),
+        Written::Many(texts) => texts.join(","),
     }
 }
 
@@ -206,6 +185,10 @@ mod tests {
                 "postgres://db/x?sslpassword=***",
             ),
             ("app:pw@db", "app:***@db"),
+            (
+                "postgres://u:a,b@x/d,postgresql://u:c@y/d",
+                "postgres://u:***@x/d,postgresql://u:***@y/d",
+            ),
         ] {
             assert_eq!(DatabaseUrl::new(url).to_string(), shown);
         }
@@ -213,9 +196,7 @@ mod tests {
 
     #[test]
     fn stores_are_told_apart_by_scheme() {
-        let postgres = |urls: &[&str]| {
-            StoreUrl::Postgres(urls.iter().map(|url| DatabaseUrl::new(url)).collect())
-        };
+        let postgres = |urls: &str| StoreUrl::Postgres(DatabaseUrl::new(urls));
         for (text, url) in [
             ("memory:", StoreUrl::Memory),
             (
@@ -223,49 +204,38 @@ mod tests {
                 StoreUrl::Sqlite("onlyonce.db".into()),
             ),
             ("sqlite:///var/x.db", StoreUrl::Sqlite("/var/x.db".into())),
-            ("postgres://a/x", postgres(&["postgres://a/x"])),
+            ("postgres://a/x", postgres("postgres://a/x")),
             (
-                "postgres://u:p,w@a/x, postgresql://b/x",
-                postgres(&["postgres://u:p,w@a/x", "postgresql://b/x"]),
+                "postgres://u:p,w@a/x,postgresql://b/x",
+                postgres("postgres://u:p,w@a/x,postgresql://b/x"),
             ),
         ] {
             assert_eq!(StoreUrl::parse(text), Some(url), "{text}");
         }
-        for text in [
-            "",
-            "memory",
-            "sqlite://",
-            "sqlite://:memory:",
-            "sqlite://a?mode=ro",
-            "mysql://a/b",
-            "postgres://",
-            "onlyonce.db",
+        for (text, refusal) in [
+            ("", "expected sqlite://PATH, "),
+            ("memory", "expected sqlite://PATH, "),
+            ("mysql://app:s3cret@a/b", "expected sqlite://PATH, "),
+            ("sqlite://", "the path is missing"),
+            (
+                "sqlite://:memory:",
+                "a SQLite database in memory keeps nothing",
+            ),
+            ("sqlite://a?mode=ro", "a sqlite:// URL takes no options"),
+            (
+                "postgres://app:s3cret@a:port/x",
+                "store URL 1 cannot be understood",
+            ),
+            (
+                "postgres://app:s3cret@a/x?ssl=on",
+                "store URL 1 has the unknown parameter `ssl`",
+            ),
         ] {
-            assert_eq!(StoreUrl::parse(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn an_upstream_is_a_scheme_a_host_and_a_port() {
-        for text in [
-            "http://localhost:3000",
-            "https://api.example.com/",
-            "http://[::1]:8080",
-        ] {
-            assert!(UpstreamUrl::parse(text).is_some(), "{text}");
-        }
-        for text in [
-            "",
-            "localhost:3000",
-            "/",
-            "ftp://a",
-            "http://a/base",
-            "http://u:p@a",
-            "http://a?x=1",
-            "http://a:",
-            "http://a:0",
-        ] {
-            assert!(UpstreamUrl::parse(text).is_none(), "{text}");
+            let written = Written::One(text.to_owned());
+            assert_eq!(StoreUrl::read(&written), None, "{text}");
+            let found = StoreUrl::refusal(&written);
+            assert!(found.starts_with(refusal), "{text}: {found}");
+            assert!(!found.contains("s3cret"), "{found}");
         }
     }
 }

@@ -35,6 +35,11 @@ pub(crate) trait Setting: Sized {
         }
     }
 
+    /// What is wrong with a value that could not be read; must not quote it.
+    fn refusal(_written: &Written) -> String {
+        format!("expected {}", Self::expected())
+    }
+
     /// The value as one would write it, without secrets.
     fn show(&self) -> String;
 }
@@ -166,7 +171,26 @@ plain! {
     u32 => "a whole number",
     SocketAddr => "an address and a port, such as 127.0.0.1:8080 or [::1]:8080",
     HeaderName => "a header name",
-    Targets => r#"a level such as "info", or levels by target such as "info,onlyonce=debug""#,
+}
+
+impl Setting for Targets {
+    fn expected() -> String {
+        r#"a level such as "info", or levels by target such as "info,onlyonce=debug""#.to_owned()
+    }
+
+    /// Stricter than its `FromStr`, which takes a mistyped level for the name of a target.
+    fn parse(text: &str) -> Option<Self> {
+        let levels = ["off", "error", "warn", "info", "debug", "trace"];
+        let known = |part: &str| {
+            let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
+            levels.contains(&level)
+        };
+        text.split(',').all(known).then(|| text.parse().ok())?
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
 }
 
 impl Setting for String {
@@ -348,6 +372,16 @@ mod tests {
         }
         for text in ["", "8", "MiB", "8mib", "-1B", "99999999999GiB"] {
             assert_eq!(ByteSize::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mistyped_level_is_no_target() {
+        for text in ["info", "off", "warn,onlyonce=debug,hyper=off"] {
+            assert!(Targets::parse(text).is_some(), "{text}");
+        }
+        for text in ["", "inof", "3", "onlyonce", "info,onlyonce=loud", "info,"] {
+            assert!(Targets::parse(text).is_none(), "{text}");
         }
     }
 

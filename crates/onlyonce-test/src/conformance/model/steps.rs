@@ -87,7 +87,7 @@ pub(super) enum Step {
 pub(super) fn any_step() -> BoxedStrategy<Step> {
     let id = || 0..IDS;
     let who = || (0..4u8).prop_map(Who);
-    let epoch = prop_oneof![4 => Just(None), 1 => (0..5u32).prop_map(Some)];
+    let epoch = prop_oneof![4 => Just(None), 1 => (1..6u32).prop_map(Some)];
     let verdict = prop_oneof![
         2 => any::<u8>().prop_map(Verdict::Completed),
         1 => Just(Verdict::Unknown),

@@ -1,0 +1,64 @@
+//! Deletes expired records, now and then, in small bounded batches.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use onlyonce::store::Sweep;
+use tracing::{debug, warn};
+
+use crate::telemetry::causes;
+
+/// Sweeps until the future is dropped. A store that fails is tried again at the next turn.
+pub(crate) async fn sweep(store: &impl Sweep, interval: Duration, batch: u32) -> Infallible {
+    let mut failing = false;
+    loop {
+        tokio::time::sleep(jittered(interval)).await;
+        match turn(store, batch).await {
+            Ok(records) => {
+                debug!(records, "swept expired records");
+                failing = false;
+            }
+            // Once, not at every turn: readiness tells the rest.
+            Err(error) if !failing => {
+                warn!(error = %causes(&error), "could not sweep expired records");
+                failing = true;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Batches until one is not full.
+async fn turn(store: &impl Sweep, batch: u32) -> Result<u64, onlyonce::store::StoreError> {
+    let mut swept = 0;
+    loop {
+        let records = store.sweep(batch).await?;
+        swept += records;
+        if records < u64::from(batch) {
+            return Ok(swept);
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Three to five quarters of the interval: processes that started together do not sweep together.
+fn jittered(interval: Duration) -> Duration {
+    let mut byte = [128];
+    // Without randomness there is no jitter, which is harmless.
+    let _ = getrandom::fill(&mut byte);
+    interval * 3 / 4 + interval * u32::from(byte[0]) / 512
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_interval_varies_by_a_quarter() {
+        let interval = Duration::from_secs(100);
+        for _ in 0..100 {
+            let jittered = jittered(interval).as_secs();
+            assert!((75..=125).contains(&jittered), "{jittered}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Records in Postgres, 14 or later: for any number of processes on any number of machines.
+//!
+//! A claim is one `insert … on conflict do nothing` that commits by itself before anything is forwarded;
+//! its uniqueness is what makes a second execution impossible. There are no session locks, no `listen`, no
+//! open transactions while a request is being executed, so a pooler in transaction mode may stand in
+//! between (`pooler=transaction` in the URL).
+//!
+//! **Durability.** Each write asks for a commit that waits for the disk, whatever `synchronous_commit` says.
+//! Whether a failover keeps it is up to the cluster: without synchronous standbys the last claims before a
+//! failover can be lost, and with them the promise for their keys.
+//!
+//! **Time.** Leases and retention are compared to the server's clock only.
+//!
+//! **Silent networks.** The driver sets no TCP keep-alive; a server that stops answering is noticed by the
+//! call's time-out ([`Settings::with_call_timeout`]), after which the connection is closed, never reused.
+//!
+//! ```no_run
+//! use onlyonce_sqlx::PostgresStore;
+//!
+//! # async fn start() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = PostgresStore::connect("postgres://onlyonce@db.internal/app".parse()?).await?;
+//! # Ok(()) }
+//! ```
+
+mod call;
+mod claim;
+mod days;
+mod failure;
+mod id;
+mod operator;
+mod pool;
+mod primary;
+mod row;
+mod schema;
+mod session;
+mod settings;
+mod settle;
+mod sweep;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use onlyonce::store::operator::{Detail, Filter, Resolution, Resolved, Summary};
+use onlyonce::store::{
+    Claim, Claimed, Operator, Present, Settled, Settlement, Store, StoreError, Sweep,
+};
+use onlyonce::{Epoch, RecordId};
+use tokio::time::Instant;
+
+use self::call::Call;
+use self::pool::Pool;
+use self::schema::Schema;
+pub use self::settings::{Settings, SettingsError};
+
+/// Migrations and upkeep may take longer than a call.
+const UPKEEP_TIMEOUT: Duration = Duration::from_secs(120);
+/// Days are made a week ahead, so an hour is often enough.
+const UPKEEP_EVERY: Duration = Duration::from_secs(3_600);
+/// After a failure.
+const UPKEEP_AGAIN: Duration = Duration::from_secs(60);
+
+/// Records in Postgres. Clones share the connections.
+#[derive(Clone)]
+pub struct PostgresStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: Settings,
+    pool: Pool,
+    upkeep_due: Mutex<Option<Instant>>,
+}
+
+impl PostgresStore {
+    /// A store that connects when it is first used: a server that is down is no reason not to start.
+    pub fn open(settings: Settings) -> Self {
+        let inner = Inner {
+            pool: Pool::new(&settings),
+            settings,
+            upkeep_due: Mutex::default(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// A store whose server answers and has its tables, which are made where they are missing.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub async fn connect(settings: Settings) -> Result<Self, StoreError> {
+        let store = Self::open(settings);
+        store.prepare().await?;
+        Ok(store)
+    }
+
+    /// Makes the tables, or brings them up to date, where that is needed.
+    ///
+    /// # Errors
+    /// [`Incompatible`](onlyonce::store::StoreErrorKind::Incompatible) where the schema is too new for this
+    /// program, else as any call.
+    pub async fn prepare(&self) -> Result<(), StoreError> {
+        // Asked first, so that an account that may not create tables can use those that are there.
+        match self.perform(&schema::Inspect).await? {
+            Schema::Usable => self.upkeep().await,
+            Schema::Behind { .. } => self.migrate().await,
+        }
+    }
+
+    /// Applies the migrations that are missing. Any number of processes may do so at once.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        call::perform(&self.inner.pool, UPKEEP_TIMEOUT, &schema::Migrate).await
+    }
+
+    /// Asks whether this program can use the schema that is there; changes nothing.
+    ///
+    /// # Errors
+    /// [`Incompatible`](onlyonce::store::StoreErrorKind::Incompatible), with a source that says what to do,
+    /// where it cannot; else as any call.
+    pub async fn check_schema(&self) -> Result<(), StoreError> {
+        let schema = self.perform(&schema::Inspect).await?;
+        schema.required().map_err(failure::Failure::into_error)
+    }
+
+    async fn perform<C: Call>(&self, call: &C) -> Result<C::Output, StoreError> {
+        call::perform(&self.inner.pool, self.inner.settings.call_timeout, call).await
+    }
+
+    /// Makes the days ahead and drops those that are over, now and then.
+    async fn upkeep(&self) -> Result<(), StoreError> {
+        if !self.inner.take_upkeep() {
+            return Ok(());
+        }
+        let result = call::perform(&self.inner.pool, UPKEEP_TIMEOUT, &days::Upkeep).await;
+        if result.is_err() {
+            self.inner.upkeep_in(UPKEEP_AGAIN);
+        }
+        result
+    }
+}
+
+impl Inner {
+    /// Whether upkeep is due; it is not again for a while then.
+    fn take_upkeep(&self) -> bool {
+        let mut due = self
+            .upkeep_due
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let take = due.is_none_or(|due| due <= now);
+        if take {
+            *due = Some(now + UPKEEP_EVERY);
+        }
+        take
+    }
+
+    fn upkeep_in(&self, pause: Duration) {
+        let mut due = self
+            .upkeep_due
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *due = Some(Instant::now() + pause);
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("settings", &self.inner.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store for PostgresStore {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.perform(&claim::TakeClaim(claim)).await
+    }
+
+    async fn settle(
+        &self,
+        claim: &Claim,
+        epoch: Epoch,
+        settlement: &Settlement,
+    ) -> Result<Settled, StoreError> {
+        let settle = settle::Settle {
+            claim,
+            epoch,
+            settlement,
+        };
+        self.perform(&settle).await
+    }
+
+    async fn find(&self, id: &RecordId) -> Result<Option<Present>, StoreError> {
+        self.perform(&claim::Find(id)).await
+    }
+}
+
+impl Operator for PostgresStore {
+    async fn list(&self, filter: &Filter) -> Result<Vec<Summary>, StoreError> {
+        self.perform(&operator::List(filter)).await
+    }
+
+    async fn show(&self, id: &RecordId) -> Result<Option<Detail>, StoreError> {
+        self.perform(&operator::Show(id)).await
+    }
+
+    async fn resolve(
+        &self,
+        id: &RecordId,
+        resolution: &Resolution,
+        force: bool,
+    ) -> Result<Resolved, StoreError> {
+        let resolve = operator::Resolve {
+            id,
+            resolution,
+            force,
+        };
+        self.perform(&resolve).await
+    }
+}
+
+impl Sweep for PostgresStore {
+    async fn sweep(&self, limit: u32) -> Result<u64, StoreError> {
+        let swept = self.perform(&sweep::SweepRecords(limit)).await?;
+        self.upkeep().await?;
+        Ok(swept)
+    }
+}

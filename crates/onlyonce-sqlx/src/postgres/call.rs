@@ -1,0 +1,86 @@
+//! A call to the database: bounded in time, repeated where that helps, honest about what may have happened.
+//!
+//! Every write names its token and epoch, so every call can be repeated: a claim that was made finds itself,
+//! a settlement that was done finds itself done. A call is repeated after a serialization failure, a
+//! deadlock, a lock that was not had in time, and a connection that was lost; not when no server can be
+//! reached, since callers want to hear that at once.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use onlyonce::store::{StoreError, StoreErrorKind};
+use tokio::time::{sleep, timeout};
+
+use super::failure::{Condition, Failure};
+use super::pool::Pool;
+use super::primary::jittered;
+use super::session::Session;
+
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What a call does with a connection; repeatable.
+pub(super) trait Call: Sync {
+    type Output: Send;
+
+    fn run(
+        &self,
+        session: &mut Session,
+    ) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
+}
+
+/// Makes a call within `limit`.
+pub(super) async fn perform<C: Call>(
+    pool: &Pool,
+    limit: Duration,
+    call: &C,
+) -> Result<C::Output, StoreError> {
+    let doubt = AtomicBool::new(false);
+    match timeout(limit, tries(pool, call, &doubt)).await {
+        Ok(Ok(output)) => Ok(output),
+        // Whatever the last try says: an earlier one may have written.
+        Ok(Err(error)) if doubt.load(Ordering::Relaxed) && !error.may_have_applied() => {
+            Err(StoreError::new(error.kind(), error))
+        }
+        Ok(Err(error)) => Err(error),
+        Err(elapsed) if doubt.load(Ordering::Relaxed) => {
+            Err(StoreError::new(StoreErrorKind::Timeout, elapsed))
+        }
+        Err(elapsed) => Err(StoreError::not_applied(StoreErrorKind::Timeout, elapsed)),
+    }
+}
+
+/// `doubt` is true while a write may have happened without our knowing.
+async fn tries<C: Call>(
+    pool: &Pool,
+    call: &C,
+    doubt: &AtomicBool,
+) -> Result<C::Output, StoreError> {
+    let mut tries = 1;
+    loop {
+        let mut borrowed = pool.borrow().await?;
+        let before = doubt.swap(true, Ordering::Relaxed);
+        let failure = match call.run(borrowed.session()).await {
+            Ok(output) => {
+                borrowed.give_back();
+                return Ok(output);
+            }
+            Err(failure) => failure,
+        };
+        match failure.connection {
+            Condition::Good => borrowed.give_back(),
+            Condition::Broken => drop(borrowed),
+            Condition::ServerGone => {
+                drop(borrowed);
+                pool.server_gone();
+            }
+        }
+        doubt.store(before || failure.may_have_applied, Ordering::Relaxed);
+        if !failure.retry || tries == TRIES {
+            return Err(failure.into_error());
+        }
+        tracing::debug!(tries, "a call to postgres is repeated");
+        sleep(jittered(PAUSE * tries)).await;
+        tries += 1;
+    }
+}

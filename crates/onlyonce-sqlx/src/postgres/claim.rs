@@ -1,0 +1,123 @@
+//! Claiming a record: insert it; where that finds one there already, read it, and take it over if it may be.
+//!
+//! Never in one statement. An insertion that meets a row of a transaction that commits meanwhile gives no
+//! row, and a `select` in the same statement, whose snapshot is older, does not see the row either (P1a).
+//! And a row may be there for the insertion and gone for the reading, when the sweep deletes it (P1c).
+//! Whatever was read may have changed since: then the next round decides anew.
+
+use onlyonce::store::Present;
+use onlyonce::store::decision::{ClaimDecision, decide_claim};
+use onlyonce::store::{Claim, Claimed, OnUnknown};
+use onlyonce::{Epoch, RecordId};
+use sqlx::postgres::{PgArguments, Postgres};
+use sqlx::query;
+use sqlx::query::Query;
+
+use super::call::Call;
+use super::failure::Failure;
+use super::id::Uuid;
+use super::row::{durable, epoch, epoch_number, micros, read};
+use super::session::Session;
+
+/// Each lost round means that somebody else made progress.
+const ROUNDS: u32 = 8;
+
+/// Claims a record.
+#[derive(Debug)]
+pub(super) struct TakeClaim<'a>(pub(super) &'a Claim);
+
+/// Reads what stands in the way of a claim.
+#[derive(Debug)]
+pub(super) struct Find<'a>(pub(super) &'a RecordId);
+
+impl Call for TakeClaim<'_> {
+    type Output = Claimed;
+
+    async fn run(&self, session: &mut Session) -> Result<Claimed, Failure> {
+        let claim = self.0;
+        for _ in 0..ROUNDS {
+            if let Some(epoch) = insert(session, claim).await? {
+                return Ok(Claimed::Acquired(epoch));
+            }
+            let Some(found) = read(session, &claim.id).await? else {
+                continue;
+            };
+            match decide_claim(&found.row, claim) {
+                ClaimDecision::Own(epoch) => return Ok(Claimed::Acquired(epoch)),
+                ClaimDecision::TakeOver { read } => {
+                    if let Some(epoch) = take_over(session, claim, read).await? {
+                        return Ok(Claimed::Acquired(epoch));
+                    }
+                }
+                ClaimDecision::InFlight | ClaimDecision::Completed | ClaimDecision::Unknown => {
+                    if let Some(present) = found.present(session).await? {
+                        return Ok(Claimed::Present(present));
+                    }
+                }
+            }
+        }
+        Err(Failure::contended())
+    }
+}
+
+impl Call for Find<'_> {
+    type Output = Option<Present>;
+
+    async fn run(&self, session: &mut Session) -> Result<Option<Present>, Failure> {
+        match read(session, self.0).await? {
+            Some(found) => found.present(session).await,
+            None => Ok(None),
+        }
+    }
+}
+
+const INSERT: &str = durable!(
+    " insert into onlyonce_records \
+     (id, token, fingerprint, credential, epoch, state, claimed_at, lease_until, expires_at) \
+     select $1, $2, $3, $4, 1, 1, statement_timestamp(), \
+     statement_timestamp() + $5 * interval '1 microsecond', \
+     statement_timestamp() + $6 * interval '1 microsecond' \
+     from durable on conflict (id) do nothing returning epoch"
+);
+
+/// Everything that was decided from the row that was read is asked again: it may have changed since.
+const TAKE_OVER: &str = durable!(
+    " update onlyonce_records set token = $2, fingerprint = $3, credential = $4, \
+     epoch = epoch + 1, state = 1, claimed_at = statement_timestamp(), settled_at = null, \
+     lease_until = statement_timestamp() + $5 * interval '1 microsecond', \
+     expires_at = statement_timestamp() + $6 * interval '1 microsecond' \
+     from durable where id = $1 and epoch = $7 and ( \
+         expires_at <= statement_timestamp() or state = 0 \
+         or $8 and fingerprint = $3 \
+            and (state = 3 or state = 1 and lease_until <= statement_timestamp())) \
+     returning epoch"
+);
+
+async fn insert(session: &mut Session, claim: &Claim) -> Result<Option<Epoch>, Failure> {
+    let row = session.fetch(bind(INSERT, claim)).await?;
+    row.map(|row| epoch(&row)).transpose()
+}
+
+async fn take_over(
+    session: &mut Session,
+    claim: &Claim,
+    read: Epoch,
+) -> Result<Option<Epoch>, Failure> {
+    let reexecute = claim.on_unknown == OnUnknown::Reexecute;
+    let statement = bind(TAKE_OVER, claim)
+        .bind(epoch_number(read)?)
+        .bind(reexecute);
+    let row = session.fetch(statement).await?;
+    row.map(|row| epoch(&row)).transpose()
+}
+
+/// `$1` to `$6`.
+fn bind<'a>(statement: &'static str, claim: &'a Claim) -> Query<'a, Postgres, PgArguments> {
+    query(statement)
+        .bind(Uuid(*claim.id.as_bytes()))
+        .bind(Uuid(*claim.token.as_bytes()))
+        .bind(claim.fingerprint.as_bytes().as_slice())
+        .bind(claim.credential.as_bytes().as_slice())
+        .bind(micros(claim.lease))
+        .bind(micros(claim.retention))
+}

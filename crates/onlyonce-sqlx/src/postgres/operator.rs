@@ -1,0 +1,182 @@
+//! What operators do: list, show, resolve.
+//!
+//! A list reads the whole table. An index that could spare that would be on a column that changes, and
+//! cost every completion its heap-only update; operators ask seldom.
+
+use onlyonce::store::operator::{Detail, Filter, Resolution, Resolved, Summary, refuse};
+use onlyonce::{RecordId, StoredState, Timestamp};
+use sqlx::postgres::PgRow;
+use sqlx::{Row, query};
+
+use super::call::Call;
+use super::days;
+use super::failure::Failure;
+use super::id::Uuid;
+use super::row::{day, durable, epoch, epoch_number, response, state, timestamp, token};
+use super::session::Session;
+
+const ROUNDS: u32 = 8;
+
+/// The columns of a [`Summary`], and what is needed to act on it.
+macro_rules! summary {
+    ($($rest:literal),+ $(,)?) => {
+        concat!(
+            "select r.id, r.epoch, r.state as stored, ",
+            "case when r.state = 1 and r.lease_until <= statement_timestamp() then 3::smallint ",
+            "else r.state end as state, ",
+            "(extract(epoch from r.claimed_at) * 1000000)::bigint as claimed_at, ",
+            "(extract(epoch from r.lease_until) * 1000000)::bigint as lease_until, ",
+            "(extract(epoch from r.settled_at) * 1000000)::bigint as settled_at, ",
+            "(extract(epoch from r.expires_at) * 1000000)::bigint as expires_at, ",
+            "(extract(epoch from statement_timestamp()) * 1000000)::bigint as now",
+            $($rest),+
+        )
+    };
+}
+
+const LIST: &str = summary!(
+    " from onlyonce_records r where r.expires_at > statement_timestamp() \
+     and ($1::smallint is null or $1 = case \
+         when r.state = 1 and r.lease_until <= statement_timestamp() then 3 else r.state end) \
+     order by r.claimed_at desc, r.id desc limit $2"
+);
+
+const SHOW: &str = summary!(
+    ", r.token, (r.settled_at at time zone 'UTC')::date - date '2000-01-01' as day \
+     from onlyonce_records r where r.id = $1 and r.expires_at > statement_timestamp()"
+);
+
+/// The state that was read is named as well: an owner may settle without raising the epoch.
+const EXECUTED: &str = durable!(
+    ", resolved as ( \
+     update onlyonce_records \
+     set epoch = epoch + 1, state = 2, settled_at = statement_timestamp() from durable \
+     where id = $1 and epoch = $2 and state = $3 and expires_at > statement_timestamp() \
+     returning token, epoch, settled_at, expires_at), \
+     kept as ( \
+     insert into onlyonce_responses (day, token, epoch, expires_at, response) \
+     select (settled_at at time zone 'UTC')::date, token, epoch, expires_at, $4 from resolved \
+     on conflict (day, token, epoch) do update \
+     set response = excluded.response, expires_at = excluded.expires_at) \
+     select epoch from resolved"
+);
+
+const FREED: &str = durable!(
+    " update onlyonce_records \
+     set epoch = epoch + 1, state = 0, settled_at = statement_timestamp() from durable \
+     where id = $1 and epoch = $2 and state = $3 and expires_at > statement_timestamp() \
+     returning epoch"
+);
+
+/// Lists records.
+#[derive(Debug)]
+pub(super) struct List<'a>(pub(super) &'a Filter);
+
+impl Call for List<'_> {
+    type Output = Vec<Summary>;
+
+    async fn run(&self, session: &mut Session) -> Result<Vec<Summary>, Failure> {
+        let statement = query(LIST)
+            .bind(self.0.state.map(StoredState::code))
+            .bind(i64::from(self.0.limit));
+        let rows = session.fetch_all(statement).await?;
+        rows.iter().map(summary).collect()
+    }
+}
+
+/// Reads one record with its response.
+#[derive(Debug)]
+pub(super) struct Show<'a>(pub(super) &'a RecordId);
+
+impl Call for Show<'_> {
+    type Output = Option<Detail>;
+
+    async fn run(&self, session: &mut Session) -> Result<Option<Detail>, Failure> {
+        let Some(row) = fetch(session, self.0).await? else {
+            return Ok(None);
+        };
+        let summary = summary(&row)?;
+        let response = match summary.state {
+            StoredState::Completed => {
+                response(session, day(&row)?, token(&row)?, summary.epoch).await?
+            }
+            StoredState::Free | StoredState::InFlight | StoredState::Unknown => None,
+        };
+        Ok(Some(Detail { summary, response }))
+    }
+}
+
+/// Carries out an operator's decision.
+#[derive(Debug)]
+pub(super) struct Resolve<'a> {
+    pub(super) id: &'a RecordId,
+    pub(super) resolution: &'a Resolution,
+    pub(super) force: bool,
+}
+
+impl Call for Resolve<'_> {
+    type Output = Resolved;
+
+    async fn run(&self, session: &mut Session) -> Result<Resolved, Failure> {
+        for _ in 0..ROUNDS {
+            let Some(row) = fetch(session, self.id).await? else {
+                return Ok(Resolved::NotFound);
+            };
+            let (read, now) = (summary(&row)?, timestamp(&row, "now")?);
+            if let Some(refused) = refuse(&read, now, self.resolution, self.force) {
+                return Ok(Resolved::Refused(refused));
+            }
+            let stored = state(&row, "stored")?;
+            let written = match self.write(session, &read, stored).await {
+                Err(failure) if failure.lacks_partition() => {
+                    days::prepare(session).await?;
+                    self.write(session, &read, stored).await?
+                }
+                result => result?,
+            };
+            if let Some(row) = written {
+                return Ok(Resolved::Done(epoch(&row)?));
+            }
+        }
+        Err(Failure::contended())
+    }
+}
+
+impl Resolve<'_> {
+    async fn write(
+        &self,
+        session: &mut Session,
+        read: &Summary,
+        stored: StoredState,
+    ) -> Result<Option<PgRow>, Failure> {
+        let (text, response) = match self.resolution {
+            Resolution::Executed(response) => (EXECUTED, Some(&response[..])),
+            Resolution::NotExecuted | Resolution::Forget => (FREED, None),
+        };
+        let mut statement = query(text)
+            .bind(Uuid(*self.id.as_bytes()))
+            .bind(epoch_number(read.epoch)?)
+            .bind(stored.code());
+        if let Some(response) = response {
+            statement = statement.bind(response);
+        }
+        session.fetch(statement).await
+    }
+}
+
+async fn fetch(session: &mut Session, id: &RecordId) -> Result<Option<PgRow>, Failure> {
+    session.fetch(query(SHOW).bind(Uuid(*id.as_bytes()))).await
+}
+
+fn summary(row: &PgRow) -> Result<Summary, Failure> {
+    let settled_at: Option<i64> = row.try_get("settled_at")?;
+    Ok(Summary {
+        id: RecordId::from_bytes(row.try_get::<Uuid, _>("id")?.0),
+        state: state(row, "state")?,
+        epoch: epoch(row)?,
+        claimed_at: timestamp(row, "claimed_at")?,
+        lease_until: timestamp(row, "lease_until")?,
+        settled_at: settled_at.map(Timestamp::from_micros),
+        expires_at: timestamp(row, "expires_at")?,
+    })
+}

@@ -1,0 +1,132 @@
+//! Finds the server that takes writes, and connects to it.
+//!
+//! A standby answers reads, but shows the past (P5), so every new connection is asked whether it is in
+//! recovery. One connection is made at a time, and after a round in which no server would do nobody tries
+//! again before a pause, which grows and is jittered: a server that comes back is not met by a storm, and
+//! a claim that cannot be made is refused at once rather than after its time-out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use onlyonce::store::{StoreError, StoreErrorKind};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, Row, raw_sql};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+
+use super::settings::{Settings, address};
+
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// The servers of one cluster.
+#[derive(Debug)]
+pub(super) struct Primary {
+    targets: Vec<PgConnectOptions>,
+    connect_timeout: Duration,
+    search: Mutex<Search>,
+}
+
+#[derive(Debug, Default)]
+struct Search {
+    /// The one that was the primary last.
+    preferred: usize,
+    /// What the last round met, and until when it stands.
+    failed: Option<(Arc<NoPrimary>, Instant)>,
+    pause: Duration,
+}
+
+/// No server of the cluster takes writes.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("no Postgres server takes writes: {}", .0.join("; "))]
+pub(super) struct NoPrimary(Vec<String>);
+
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("{0}")]
+    Connect(#[from] sqlx::Error),
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    #[error("it is a standby")]
+    Standby,
+    #[error("it is read-only")]
+    ReadOnly,
+}
+
+impl Primary {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            targets: settings.connect_options(),
+            connect_timeout: settings.connect_timeout,
+            search: Mutex::default(),
+        }
+    }
+
+    /// A fresh connection to the primary.
+    pub(super) async fn connect(&self) -> Result<PgConnection, StoreError> {
+        let mut search = self.search.lock().await;
+        if let Some((failure, until)) = &search.failed
+            && Instant::now() < *until
+        {
+            return Err(unavailable(failure));
+        }
+        let mut refusals = Vec::new();
+        for offset in 0..self.targets.len() {
+            let index = (search.preferred + offset) % self.targets.len();
+            let target = &self.targets[index];
+            match self.try_target(target).await {
+                Ok(connection) => {
+                    if search.failed.take().is_some() || offset > 0 {
+                        tracing::info!(server = %address(target), "postgres primary found");
+                    }
+                    search.preferred = index;
+                    search.pause = Duration::ZERO;
+                    return Ok(connection);
+                }
+                Err(refused) => refusals.push(format!("{}: {refused}", address(target))),
+            }
+        }
+        let failure = Arc::new(NoPrimary(refusals));
+        search.pause = (search.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+        search.failed = Some((
+            Arc::clone(&failure),
+            Instant::now() + jittered(search.pause),
+        ));
+        Err(unavailable(&failure))
+    }
+
+    async fn try_target(&self, target: &PgConnectOptions) -> Result<PgConnection, Refused> {
+        timeout(self.connect_timeout, connect_to_primary(target))
+            .await
+            .unwrap_or(Err(Refused::TimedOut(self.connect_timeout)))
+    }
+}
+
+async fn connect_to_primary(target: &PgConnectOptions) -> Result<PgConnection, Refused> {
+    let mut connection = target.connect().await?;
+    let row =
+        raw_sql("select pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'")
+            .fetch_one(&mut connection)
+            .await?;
+    if row.try_get(0)? {
+        return Err(Refused::Standby);
+    }
+    if row.try_get(1)? {
+        return Err(Refused::ReadOnly);
+    }
+    Ok(connection)
+}
+
+fn unavailable(failure: &Arc<NoPrimary>) -> StoreError {
+    StoreError::not_applied(StoreErrorKind::Unavailable, Arc::clone(failure))
+}
+
+/// Between half and all of `pause`.
+pub(super) fn jittered(pause: Duration) -> Duration {
+    let mut random = [0; 1];
+    // Without randomness the whole pause is taken.
+    if getrandom::fill(&mut random).is_err() {
+        return pause;
+    }
+    pause / 2 + pause / 2 * u32::from(random[0]) / 255
+}

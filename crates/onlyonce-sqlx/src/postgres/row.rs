@@ -1,0 +1,179 @@
+//! Reading a record's row, and the words between Rust and SQL.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use onlyonce::store::decision::Row;
+use onlyonce::store::{Completed, Present, StoreErrorKind};
+use onlyonce::{CredentialHash, Epoch, Fingerprint, RecordId, StoredState, Timestamp, Token};
+use sqlx::postgres::PgRow;
+use sqlx::{Row as _, query};
+
+use super::failure::Failure;
+use super::id::Uuid;
+use super::session::Session;
+
+/// The head of every statement that promises something: its commit waits for the disk, and for the synchronous
+/// standbys where there are any. `off` and `local` are raised, for a claim that a failover forgets is a
+/// second charge; `remote_write` (on the standby, not yet on its disk) is somebody's choice, and stays.
+///
+/// It works behind a pooler too, since it lasts until the transaction ends. The statement must read from
+/// `durable`, or the setting would never be made.
+macro_rules! durable {
+    ($($statement:literal),+ $(,)?) => {
+        concat!(
+            "with durable as materialized (",
+            "select set_config('synchronous_commit', ",
+            "case when current_setting('synchronous_commit') in ('off', 'local') then 'on' ",
+            "else current_setting('synchronous_commit') end, true) as level)",
+            $($statement),+
+        )
+    };
+}
+pub(super) use durable;
+
+/// A record as it was found.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) row: Row,
+    /// The day on which it was settled, which names the partition of its response.
+    day: Option<Day>,
+}
+
+/// A day (UTC) as a number of days since 2000-01-01: with `date + integer` the planner sees a constant, and
+/// leaves every other partition alone. A join would plan for all of them, and lock them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Day(i32);
+
+const READ: &str = "select token, epoch, state, fingerprint, credential, \
+     greatest(0, extract(epoch from lease_until - statement_timestamp()) * 1000000)::bigint \
+         as lease_remaining, \
+     expires_at <= statement_timestamp() as expired, \
+     (settled_at at time zone 'UTC')::date - date '2000-01-01' as day \
+     from onlyonce_records where id = $1";
+
+const RESPONSE: &str = "select response from onlyonce_responses \
+     where day = date '2000-01-01' + $1 and token = $2 and epoch = $3";
+
+/// Reads a record, expired or not.
+pub(super) async fn read(session: &mut Session, id: &RecordId) -> Result<Option<Found>, Failure> {
+    let row = session
+        .fetch(query(READ).bind(Uuid(*id.as_bytes())))
+        .await?;
+    row.map(|row| found(&row)).transpose()
+}
+
+fn found(row: &PgRow) -> Result<Found, Failure> {
+    let remaining: i64 = row.try_get("lease_remaining")?;
+    let row_found = Row {
+        token: token(row)?,
+        epoch: epoch(row)?,
+        state: state(row, "state")?,
+        fingerprint: Fingerprint::from_bytes(digest(row, "fingerprint")?),
+        credential: CredentialHash::from_bytes(digest(row, "credential")?),
+        lease_remaining: Duration::from_micros(u64::try_from(remaining).unwrap_or(0)),
+        expired: row.try_get("expired")?,
+    };
+    Ok(Found {
+        row: row_found,
+        day: day(row)?,
+    })
+}
+
+/// Reads a response; `None` where it is missing, with its record completed or not.
+///
+/// It is named by token and epoch, so it is the response of the record that was read, whatever became of
+/// that meanwhile.
+pub(super) async fn response(
+    session: &mut Session,
+    day: Option<Day>,
+    token: Token,
+    epoch: Epoch,
+) -> Result<Option<Bytes>, Failure> {
+    let Some(Day(day)) = day else {
+        return Ok(None);
+    };
+    let statement = query(RESPONSE)
+        .bind(day)
+        .bind(Uuid(*token.as_bytes()))
+        .bind(epoch_number(epoch)?);
+    let row = session.fetch(statement).await?;
+    let response: Option<Vec<u8>> = row.map(|row| row.try_get("response")).transpose()?;
+    Ok(response.map(Bytes::from))
+}
+
+impl Found {
+    /// What stands in a claim's way; `None` where nothing does.
+    pub(super) async fn present(self, session: &mut Session) -> Result<Option<Present>, Failure> {
+        let Self { row, day } = self;
+        if row.expired {
+            return Ok(None);
+        }
+        Ok(match row.state_now() {
+            StoredState::Free => None,
+            StoredState::InFlight => Some(Present::InFlight {
+                lease_remaining: row.lease_remaining,
+            }),
+            StoredState::Completed => Some(Present::Completed(Completed {
+                fingerprint: row.fingerprint,
+                credential: row.credential,
+                response: response(session, day, row.token, row.epoch).await?,
+            })),
+            StoredState::Unknown => Some(Present::Unknown {
+                fingerprint: row.fingerprint,
+                credential: row.credential,
+            }),
+        })
+    }
+}
+
+/// The column `token`.
+pub(super) fn token(row: &PgRow) -> Result<Token, Failure> {
+    Ok(Token::from_bytes(row.try_get::<Uuid, _>("token")?.0))
+}
+
+/// The column `day`.
+pub(super) fn day(row: &PgRow) -> Result<Option<Day>, Failure> {
+    let day: Option<i32> = row.try_get("day")?;
+    Ok(day.map(Day))
+}
+
+/// The column `epoch`.
+pub(super) fn epoch(row: &PgRow) -> Result<Epoch, Failure> {
+    let number: i32 = row.try_get("epoch")?;
+    u32::try_from(number).map(Epoch::new).map_err(incompatible)
+}
+
+/// An epoch as SQL keeps it.
+pub(super) fn epoch_number(epoch: Epoch) -> Result<i32, Failure> {
+    i32::try_from(epoch.get()).map_err(incompatible)
+}
+
+/// A column that holds a state.
+pub(super) fn state(row: &PgRow, column: &str) -> Result<StoredState, Failure> {
+    let code: i16 = row.try_get(column)?;
+    StoredState::from_code(code.into()).ok_or_else(|| {
+        let said = format!("a record is in state {code}, which this version does not know");
+        Failure::other(StoreErrorKind::Incompatible, said)
+    })
+}
+
+/// A column that holds microseconds since the Unix epoch.
+pub(super) fn timestamp(row: &PgRow, column: &str) -> Result<Timestamp, Failure> {
+    Ok(Timestamp::from_micros(row.try_get(column)?))
+}
+
+/// A duration as SQL takes it: microseconds, a hundred years at the most (dates end somewhere).
+pub(super) fn micros(duration: Duration) -> i64 {
+    const CENTURY: i64 = 100 * 365 * 86_400 * 1_000_000;
+    i64::try_from(duration.as_micros()).map_or(CENTURY, |micros| micros.min(CENTURY))
+}
+
+fn digest(row: &PgRow, column: &str) -> Result<[u8; 32], Failure> {
+    let bytes: &[u8] = row.try_get(column)?;
+    bytes.try_into().map_err(incompatible)
+}
+
+fn incompatible(error: impl Into<onlyonce::BoxError>) -> Failure {
+    Failure::other(StoreErrorKind::Incompatible, error)
+}

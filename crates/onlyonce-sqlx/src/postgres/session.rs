@@ -1,0 +1,93 @@
+//! One connection, and how a statement is sent on it.
+//!
+//! The driver sends a statement in two halves, each ended by a `Sync`: first the text, then, once it has
+//! been described, the values. Between them a pooler in transaction mode may change servers, and the second
+//! would not know the first. Behind a pooler each statement is therefore sent inside a transaction of its
+//! own; without one it commits by itself, and its text is prepared once for each connection.
+//!
+//! Every method waits for the server's `ReadyForQuery`, which comes after the commit: a row that was
+//! returned is not yet a row that will last.
+
+use sqlx::postgres::{PgArguments, PgConnection, PgRow, Postgres};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, raw_sql};
+
+use super::failure::Failure;
+use super::settings::Settings;
+
+/// A connection in use by one call.
+#[derive(Debug)]
+pub(super) struct Session {
+    connection: PgConnection,
+    /// What begins a transaction behind a pooler; `None` without one.
+    begin: Option<std::sync::Arc<str>>,
+}
+
+/// What begins a transaction in which nothing depends on the defaults of session or server.
+pub(super) fn begin_statement(settings: &Settings) -> String {
+    let mut begin = "begin isolation level read committed".to_owned();
+    for (name, value) in settings.session_options() {
+        if !name.starts_with("default_") {
+            begin.push_str(&format!("; set local {name} = {value}"));
+        }
+    }
+    begin
+}
+
+impl Session {
+    pub(super) fn new(connection: PgConnection, begin: Option<std::sync::Arc<str>>) -> Self {
+        Self { connection, begin }
+    }
+
+    /// Runs one statement by itself and gives its first row, once it is committed.
+    pub(super) async fn fetch(
+        &mut self,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Option<PgRow>, Failure> {
+        Ok(self.fetch_all(query).await?.into_iter().next())
+    }
+
+    /// Runs one statement by itself and gives its rows, once it is committed.
+    pub(super) async fn fetch_all(
+        &mut self,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, Failure> {
+        let Some(begin) = self.begin.clone() else {
+            return Ok(query.fetch_all(&mut self.connection).await?);
+        };
+        self.run(&begin).await?;
+        match query
+            .persistent(false)
+            .fetch_all(&mut self.connection)
+            .await
+        {
+            Ok(rows) => {
+                self.run("commit").await?;
+                Ok(rows)
+            }
+            Err(error) => Err(self.roll_back(error.into()).await),
+        }
+    }
+
+    /// Runs statements without values, as they are. A transaction that they begin is the caller's to end.
+    pub(super) async fn run(&mut self, statements: &str) -> Result<Vec<PgRow>, Failure> {
+        // All of them are constants of ours and names made from dates.
+        let statements = AssertSqlSafe(statements.to_owned());
+        Ok(raw_sql(statements).fetch_all(&mut self.connection).await?)
+    }
+
+    /// Ends a transaction in which something failed, so that the connection can be used again.
+    pub(super) async fn roll_back(&mut self, mut failure: Failure) -> Failure {
+        if failure.connection == super::failure::Condition::Good
+            && self.run("rollback").await.is_err()
+        {
+            failure.connection = super::failure::Condition::Broken;
+        }
+        failure
+    }
+
+    /// Whether the server still answers.
+    pub(super) async fn answers(&mut self) -> bool {
+        sqlx::Connection::ping(&mut self.connection).await.is_ok()
+    }
+}

@@ -1,0 +1,157 @@
+//! Records in a SQLite file: the embedded store, with nothing else to install.
+//!
+//! Unlike a pool of connections, all writes go through one thread that owns the only connection that
+//! writes. SQLite has one writer at a time anyway, and this one puts everything that waits into one
+//! transaction (*group commit*): an `fsync` is paid once for a whole batch, and not at all while idle.
+//! Each request runs in a savepoint, so that one which fails does so alone, and is answered after COMMIT.
+//!
+//! What was acknowledged survives `kill -9` and, as far as the disk keeps its word about `fsync`, loss of
+//! power: the write-ahead log is synced before every answer (`synchronous=FULL`). Processes on one host
+//! may share a file.
+//!
+//! Hazards:
+//! - The file must be on a local disk. SQLite's locks do not work on network file systems.
+//! - Leases and retention are counted by the wall clock of the host ([`Clock`]). Setting it forward ends
+//!   leases early: their records become unknown, they are not executed again. Setting it forward past the
+//!   retention forgets records.
+//! - A file that is deleted or replaced under a running store makes it refuse every claim until it is
+//!   opened anew: SQLite would go on writing where nobody finds it again.
+//! - Dropping the last handle waits until what is queued is written.
+//!
+//! ```
+//! use onlyonce::store::SharedStore;
+//! use onlyonce_sqlx::SqliteStore;
+//!
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path().join("onlyonce.db");
+//! let store = SqliteStore::open(path)?; // created where it is not there
+//! let store = SharedStore::new(store); // what a layer or a proxy holds
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use onlyonce::clock::Clock;
+use onlyonce::store::operator::{Detail, Filter, Operator, Resolution, Resolved, Summary, Sweep};
+use onlyonce::store::{Claim, Claimed, Present, Settled, Settlement, Store, StoreError};
+use onlyonce::{Epoch, RecordId};
+
+mod connection;
+mod fault;
+mod options;
+mod queue;
+mod reader;
+mod row;
+mod schema;
+mod writer;
+mod writes;
+
+pub use self::options::{SqliteOptions, SqliteUrlError};
+use self::reader::Reader;
+use self::writer::Writer;
+use self::writes::{Resolve, Settle, SweepExpired};
+
+/// Records in a SQLite file. Clones share its two threads; the [module's documentation](self) says how
+/// it works.
+#[derive(Clone)]
+pub struct SqliteStore(Arc<Shared>);
+
+struct Shared {
+    path: Box<Path>,
+    writer: Writer,
+    reader: Reader,
+}
+
+impl SqliteStore {
+    /// Opens a file, or creates it with access for its owner only. Reads and writes the disk: call it at
+    /// start.
+    ///
+    /// # Errors
+    /// `Unavailable` where the file cannot be opened or created, `Full` where it is read-only,
+    /// `Incompatible` where it is not a database of this program's or of a version it cannot use.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        SqliteOptions::new(path).open()
+    }
+
+    fn start(options: &SqliteOptions) -> Result<Self, StoreError> {
+        let opened = connection::open_for_writing(options)?;
+        let reading = connection::open_for_reading(&options.path)?;
+        let clock: Arc<dyn Clock> = Arc::clone(&options.clock);
+        Ok(Self(Arc::new(Shared {
+            path: options.path.clone(),
+            writer: Writer::start(opened, Arc::clone(&clock), options)?,
+            reader: Reader::start(reading, clock, options.queue_max)?,
+        })))
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore")
+            .field("path", &self.0.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store for SqliteStore {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.0.writer.write(claim.clone()).await
+    }
+
+    async fn settle(
+        &self,
+        claim: &Claim,
+        epoch: Epoch,
+        settlement: &Settlement,
+    ) -> Result<Settled, StoreError> {
+        // The body is not copied: `Bytes` share it.
+        let settle = Settle {
+            claim: claim.clone(),
+            epoch,
+            settlement: settlement.clone(),
+        };
+        self.0.writer.write(settle).await
+    }
+
+    async fn find(&self, id: &RecordId) -> Result<Option<Present>, StoreError> {
+        let id = *id;
+        let read = move |reading: &reader::Reading<'_>| reading.find(&id);
+        self.0.reader.read(read).await
+    }
+}
+
+impl Operator for SqliteStore {
+    async fn list(&self, filter: &Filter) -> Result<Vec<Summary>, StoreError> {
+        let filter = filter.clone();
+        let read = move |reading: &reader::Reading<'_>| reading.list(&filter);
+        self.0.reader.read(read).await
+    }
+
+    async fn show(&self, id: &RecordId) -> Result<Option<Detail>, StoreError> {
+        let id = *id;
+        let read = move |reading: &reader::Reading<'_>| reading.show(&id);
+        self.0.reader.read(read).await
+    }
+
+    async fn resolve(
+        &self,
+        id: &RecordId,
+        resolution: &Resolution,
+        force: bool,
+    ) -> Result<Resolved, StoreError> {
+        let resolve = Resolve {
+            id: *id,
+            resolution: resolution.clone(),
+            force,
+        };
+        self.0.writer.write(resolve).await
+    }
+}
+
+impl Sweep for SqliteStore {
+    async fn sweep(&self, limit: u32) -> Result<u64, StoreError> {
+        self.0.writer.write(SweepExpired { limit }).await
+    }
+}

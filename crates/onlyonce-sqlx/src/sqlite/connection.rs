@@ -1,0 +1,171 @@
+//! Opening the file: who may read it, how it is synced, and whether it is ours.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use onlyonce::store::{StoreError, StoreErrorKind};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::fault::Fault;
+use super::options::SqliteOptions;
+use super::schema;
+
+/// Before 3.51.3 a checkpoint could corrupt the file when two connections reset the log at once.
+const VERSION_MIN: i32 = 3_051_003;
+/// How long another process may hold the file before a request fails.
+const BUSY_MAX: Duration = Duration::from_secs(5);
+/// A log that grew over this (in a large batch, or under a long read) is cut back to it.
+const LOG_BYTES_MAX: u32 = 16 << 20;
+const STATEMENTS_MAX: usize = 32;
+
+/// The connection that writes, and which file it is.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) connection: Connection,
+    pub(super) file: FileIdentity,
+}
+
+/// Opens or creates the file, with all its tables.
+pub(super) fn open_for_writing(options: &SqliteOptions) -> Result<Opened, StoreError> {
+    let version = rusqlite::version_number();
+    if version < VERSION_MIN {
+        return Err(StoreError::not_applied(
+            StoreErrorKind::Incompatible,
+            format!(
+                "SQLite {} is too old; 3.51.3 or later is needed",
+                rusqlite::version()
+            ),
+        ));
+    }
+    create(&options.path)?;
+    let mut connection = open(&options.path)?;
+    if connection.is_readonly("main").map_err(refused)? {
+        return Err(StoreError::not_applied(
+            StoreErrorKind::Full,
+            format!("{} is read-only for this process", options.path.display()),
+        ));
+    }
+    until_not_busy(|| use_log(&connection))?;
+    schema::migrate(&mut connection)?;
+    let file = FileIdentity::of(&options.path).map_err(|error| at(&options.path, &error))?;
+    Ok(Opened { connection, file })
+}
+
+/// Another connection to a file that is open for writing already.
+pub(super) fn open_for_reading(path: &Path) -> Result<Connection, StoreError> {
+    let connection = open(path)?;
+    connection
+        .pragma_update(None, "query_only", true)
+        .map_err(refused)?;
+    Ok(connection)
+}
+
+fn open(path: &Path) -> Result<Connection, StoreError> {
+    // Each connection stays with its thread, so SQLite need not guard it with a mutex.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(refused)?;
+    connection.busy_timeout(BUSY_MAX).map_err(refused)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    for (pragma, value) in [
+        ("synchronous", "full"),
+        // macOS: `fsync` alone does not reach the disk there.
+        ("fullfsync", "on"),
+        ("checkpoint_fullfsync", "on"),
+        // Nothing that a file's schema contains may call functions.
+        ("trusted_schema", "off"),
+    ] {
+        connection
+            .pragma_update(None, pragma, value)
+            .map_err(refused)?;
+    }
+    Ok(connection)
+}
+
+/// Creates an empty file that only its owner can read: it will hold answers to others' requests. The log
+/// and the index beside it get the same mode from SQLite.
+///
+/// An existing file is not even opened: closing a file drops every lock that this process has on it,
+/// those of another `SqliteStore` too.
+fn create(path: &Path) -> Result<(), StoreError> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(at(path, &error)),
+    }
+}
+
+/// Turns on the write-ahead log; it stays on in the file.
+fn use_log(connection: &Connection) -> Result<(), Fault> {
+    let mode: String =
+        connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
+    if mode != "wal" {
+        return Err(Fault::NoLog);
+    }
+    // Answers with the new limit, as setting the mode answers with the mode.
+    connection.pragma_update_and_check(None, "journal_size_limit", LOG_BYTES_MAX, |_| Ok(()))?;
+    Ok(())
+}
+
+/// Repeats what SQLite does not wait for by itself: changing the mode while another process opens.
+fn until_not_busy(mut attempt: impl FnMut() -> Result<(), Fault>) -> Result<(), StoreError> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    let mut waited = Duration::ZERO;
+    loop {
+        match attempt() {
+            Err(Fault::Sqlite(error))
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && waited < BUSY_MAX =>
+            {
+                std::thread::sleep(PAUSE);
+                waited += PAUSE;
+            }
+            outcome => return outcome.map_err(Fault::not_applied),
+        }
+    }
+}
+
+/// Which file a path led to. SQLite itself does not notice when it leads to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FileIdentity {
+    path: Box<Path>,
+    #[cfg(unix)]
+    device_and_inode: (u64, u64),
+}
+
+impl FileIdentity {
+    fn of(path: &Path) -> io::Result<Self> {
+        // Absolute, so that a later change of directory does not look like a loss.
+        let path = fs::canonicalize(path)?.into_boxed_path();
+        #[cfg(unix)]
+        let device_and_inode = {
+            use std::os::unix::fs::MetadataExt;
+            let metadata = fs::metadata(&path)?;
+            (metadata.dev(), metadata.ino())
+        };
+        Ok(Self {
+            path,
+            #[cfg(unix)]
+            device_and_inode,
+        })
+    }
+
+    /// Whether the path still leads to it.
+    pub(super) fn still_there(&self) -> bool {
+        Self::of(&self.path).is_ok_and(|now| now == *self)
+    }
+}
+
+fn refused(error: rusqlite::Error) -> StoreError {
+    Fault::from(error).not_applied()
+}
+
+fn at(path: &Path, error: &io::Error) -> StoreError {
+    let why = format!("cannot open or create {}: {error}", path.display());
+    StoreError::not_applied(StoreErrorKind::Unavailable, why)
+}

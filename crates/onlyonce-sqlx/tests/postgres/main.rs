@@ -1,0 +1,4 @@
+//! `PostgresStore` on real servers.
+
+mod conformance;
+mod fixture;
