@@ -33,9 +33,9 @@ pub(super) fn canonicalise(text: &[u8], out: &mut Vec<u8>) -> Option<usize> {
         });
     }
     // The value is all digits as an integer, times ten to the exponent less the fraction's length.
-    let exponent = exponent
-        .checked_sub(i64::try_from(fraction.len()).ok()?)?
-        .checked_add(i64::try_from(trailing).ok()?)?;
+    // The two shifts are joined first: zeros at the end must not make an exponent overflow.
+    let shift = i64::try_from(trailing).ok()? - i64::try_from(fraction.len()).ok()?;
+    let exponent = exponent.checked_add(shift)?;
     out.push(if negative { b'-' } else { b'+' });
     let significant = integer.iter().chain(fraction).skip(leading);
     out.extend(significant.take(digits - leading - trailing));
@@ -112,6 +112,7 @@ mod tests {
             ("9007199254740993", "+9007199254740993e0;"),
             ("1e9223372036854775807", "+1e9223372036854775807;"),
             ("1.5e-9223372036854775807", "+15e-9223372036854775808;"),
+            ("1.00e-9223372036854775808", "+1e-9223372036854775808;"),
         ] {
             assert_eq!(
                 canonical(text),
