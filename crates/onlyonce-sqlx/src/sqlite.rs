@@ -77,7 +77,7 @@ impl SqliteStore {
 
     fn start(options: &SqliteOptions) -> Result<Self, StoreError> {
         let opened = connection::open_for_writing(options)?;
-        let reading = connection::open_for_reading(&options.path)?;
+        let reading = connection::open_for_reading(options)?;
         let clock: Arc<dyn Clock> = Arc::clone(&options.clock);
         Ok(Self(Arc::new(Shared {
             path: options.path.clone(),

@@ -260,7 +260,11 @@ async fn a_state_that_is_not_known_is_an_error() {
 async fn a_locked_file_is_a_time_out_and_a_full_queue_refuses() {
     let directory = directory();
     let path = directory.path().join("onlyonce.db");
-    let store = SqliteOptions::new(&path).with_queue_max(1).open().unwrap();
+    let options = SqliteOptions::new(&path).with_queue_max(1);
+    let store = options
+        .with_busy_max(Duration::from_millis(500))
+        .open()
+        .unwrap();
     acquired(store.claim(&claim(1)).await);
     let foreign = Connection::open(&path).unwrap();
     foreign.execute_batch("begin immediate").unwrap();

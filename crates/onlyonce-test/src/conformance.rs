@@ -150,6 +150,7 @@ macro_rules! store_conformance {
             races::a_claim_that_races_a_release_is_acquired_at_most_once,
             races::a_settlement_that_races_an_operator_leaves_one_outcome,
             races::a_late_owner_that_races_a_take_over_leaves_one_outcome,
+            races::owners_of_one_record_exclude_each_other,
             races::dropped_claims_leave_the_store_usable,
             races::dropped_settlements_leave_the_store_usable,
             settlements::responses_come_back_byte_for_byte,

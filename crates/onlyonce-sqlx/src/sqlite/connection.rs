@@ -14,8 +14,6 @@ use super::schema;
 
 /// Before 3.51.3 a checkpoint could corrupt the file when two connections reset the log at once.
 const VERSION_MIN: i32 = 3_051_003;
-/// How long another process may hold the file before a request fails.
-const BUSY_MAX: Duration = Duration::from_secs(5);
 /// A log that grew over this (in a large batch, or under a long read) is cut back to it.
 const LOG_BYTES_MAX: u32 = 16 << 20;
 const STATEMENTS_MAX: usize = 32;
@@ -40,33 +38,33 @@ pub(super) fn open_for_writing(options: &SqliteOptions) -> Result<Opened, StoreE
         ));
     }
     create(&options.path)?;
-    let mut connection = open(&options.path)?;
+    let mut connection = open(options)?;
     if connection.is_readonly("main").map_err(refused)? {
         return Err(StoreError::not_applied(
             StoreErrorKind::Full,
             format!("{} is read-only for this process", options.path.display()),
         ));
     }
-    until_not_busy(|| use_log(&connection))?;
+    until_not_busy(options.busy_max, || use_log(&connection))?;
     schema::migrate(&mut connection)?;
     let file = FileIdentity::of(&options.path).map_err(|error| at(&options.path, &error))?;
     Ok(Opened { connection, file })
 }
 
 /// Another connection to a file that is open for writing already.
-pub(super) fn open_for_reading(path: &Path) -> Result<Connection, StoreError> {
-    let connection = open(path)?;
+pub(super) fn open_for_reading(options: &SqliteOptions) -> Result<Connection, StoreError> {
+    let connection = open(options)?;
     connection
         .pragma_update(None, "query_only", true)
         .map_err(refused)?;
     Ok(connection)
 }
 
-fn open(path: &Path) -> Result<Connection, StoreError> {
+fn open(options: &SqliteOptions) -> Result<Connection, StoreError> {
     // Each connection stays with its thread, so SQLite need not guard it with a mutex.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(refused)?;
-    connection.busy_timeout(BUSY_MAX).map_err(refused)?;
+    let connection = Connection::open_with_flags(&options.path, flags).map_err(refused)?;
+    connection.busy_timeout(options.busy_max).map_err(refused)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     for (pragma, value) in [
         ("synchronous", "full"),
@@ -113,14 +111,17 @@ fn use_log(connection: &Connection) -> Result<(), Fault> {
 }
 
 /// Repeats what SQLite does not wait for by itself: changing the mode while another process opens.
-fn until_not_busy(mut attempt: impl FnMut() -> Result<(), Fault>) -> Result<(), StoreError> {
+fn until_not_busy(
+    busy_max: Duration,
+    mut attempt: impl FnMut() -> Result<(), Fault>,
+) -> Result<(), StoreError> {
     const PAUSE: Duration = Duration::from_millis(20);
     let mut waited = Duration::ZERO;
     loop {
         match attempt() {
             Err(Fault::Sqlite(error))
                 if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
-                    && waited < BUSY_MAX =>
+                    && waited < busy_max =>
             {
                 std::thread::sleep(PAUSE);
                 waited += PAUSE;
@@ -141,7 +142,11 @@ pub(super) struct FileIdentity {
 impl FileIdentity {
     fn of(path: &Path) -> io::Result<Self> {
         // Absolute, so that a later change of directory does not look like a loss.
-        let path = fs::canonicalize(path)?.into_boxed_path();
+        Self::at(fs::canonicalize(path)?.into())
+    }
+
+    fn at(path: Box<Path>) -> io::Result<Self> {
+        // Never opened, only asked about: see `create`.
         #[cfg(unix)]
         let device_and_inode = {
             use std::os::unix::fs::MetadataExt;
@@ -157,7 +162,7 @@ impl FileIdentity {
 
     /// Whether the path still leads to it.
     pub(super) fn still_there(&self) -> bool {
-        Self::of(&self.path).is_ok_and(|now| now == *self)
+        Self::at(self.path.clone()).is_ok_and(|now| now == *self)
     }
 }
 

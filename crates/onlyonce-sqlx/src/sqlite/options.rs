@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use onlyonce::clock::{Clock, SystemClock};
 use onlyonce::store::StoreError;
@@ -26,6 +27,7 @@ pub struct SqliteOptions {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) bytes_max: Option<u64>,
     pub(super) queue_max: usize,
+    pub(super) busy_max: Duration,
 }
 
 /// A URL does not name a file.
@@ -49,13 +51,15 @@ pub enum SqliteUrlError {
 }
 
 impl SqliteOptions {
-    /// The defaults for a file: the system's clock, no limit of size, 1024 requests in the queue.
+    /// The defaults for a file: the system's clock, no limit of size, 1024 requests in the queue, 5 s for
+    /// another process's lock.
     pub fn new(path: impl AsRef<Path>) -> Self {
         Self {
             path: path.as_ref().into(),
             clock: Arc::new(SystemClock),
             bytes_max: None,
             queue_max: 1024,
+            busy_max: Duration::from_secs(5),
         }
     }
 
@@ -76,6 +80,12 @@ impl SqliteOptions {
     /// Default: 1024.
     pub fn with_queue_max(mut self, requests: usize) -> Self {
         self.queue_max = requests;
+        self
+    }
+
+    /// How long a request waits while another process writes, before it fails as `Timeout`. Default: 5 s.
+    pub fn with_busy_max(mut self, limit: Duration) -> Self {
+        self.busy_max = limit;
         self
     }
 
@@ -114,6 +124,7 @@ impl fmt::Debug for SqliteOptions {
             .field("path", &self.path)
             .field("bytes_max", &self.bytes_max)
             .field("queue_max", &self.queue_max)
+            .field("busy_max", &self.busy_max)
             .finish_non_exhaustive()
     }
 }

@@ -19,10 +19,13 @@ const APPLICATION_ID: i32 = 0x6F6E_6C79;
 
 /// Brings the tables up to date, or says why this program must not touch the file.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
-    // Without a write where there is nothing to do: another process may be at work.
-    if missing(connection)?.is_empty() {
+    // Without a write where there is nothing to do: another process may be at work. In one snapshot,
+    // since that other one may be creating the tables at this moment.
+    let snapshot = connection.transaction().map_err(refused)?;
+    if missing(&snapshot)?.is_empty() {
         return Ok(());
     }
+    snapshot.rollback().map_err(refused)?;
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(refused)?;
@@ -60,7 +63,8 @@ fn missing(connection: &Connection) -> Result<&'static [&'static str], StoreErro
     let version = u32::try_from(version).unwrap_or(0);
     if version / MAJOR_STEP != MAJOR {
         return Err(incompatible(format!(
-            "the file has tables of version {version}; this program can use {}",
+            "the file has tables of version {version}; this program can use {}: \
+             use the program that wrote it, or another file",
             newest()
         )));
     }

@@ -194,3 +194,6 @@ impl WriterThread {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use onlyonce::store::{Completed, Present, Settled, Settlement, Store, StoreErrorKind};
+use onlyonce::store::{Completed, Operator, Present, Settled, Settlement, Store, StoreErrorKind};
 use onlyonce::{Epoch, RecordId};
 
 use super::sample::{
@@ -271,6 +271,8 @@ pub async fn an_expired_record_is_claimable_before_any_sweep<F: Fixture>(f: Arc<
 
     let new = misuse(&old);
     let epoch = acquired(f.second().claim(&new).await);
+    let detail = f.store().show(&new.id).await.unwrap().unwrap();
+    assert_eq!(detail.response, None, "the old answer is gone");
     assert!(matches!(
         f.store().find(&new.id).await.unwrap(),
         Some(Present::InFlight { .. })

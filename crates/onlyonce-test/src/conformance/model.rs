@@ -181,6 +181,9 @@ impl<F: Fixture> History<'_, F> {
                 .as_ref()
                 .map(|d| (d.summary.state, d.summary.epoch.get()));
             prop_assert_eq!(shown, model.shown(id), "show {}", id);
+            let response = detail.as_ref().and_then(|d| d.response.as_deref());
+            let expected = model.response(id);
+            prop_assert_eq!(response, expected.as_deref(), "response {}", id);
             let listed = listed.iter().find(|summary| summary.id == record);
             prop_assert_eq!(listed, detail.as_ref().map(|d| &d.summary), "list {}", id);
         }

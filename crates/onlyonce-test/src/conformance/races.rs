@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
 
 use onlyonce::store::operator::{Resolution, Resolved};
@@ -247,6 +248,65 @@ pub async fn a_late_owner_that_races_a_take_over_leaves_one_outcome<F: Fixture>(
                 assert_eq!(response(Some(present)), Some("late".into()));
             }
             both => panic!("two owners, or none: {both:?}"),
+        }
+    }
+}
+
+/// Owners that release and complete in any order, through both handles: never two at work on one record,
+/// and nobody after its completion.
+pub async fn owners_of_one_record_exclude_each_other<F: Fixture>(f: Arc<F>) {
+    let records: Arc<[AtWork]> = (0..4).map(|_| AtWork::default()).collect();
+    let mut tasks = JoinSet::new();
+    for task in 0..16 {
+        let (f, records) = (Arc::clone(&f), Arc::clone(&records));
+        tasks.spawn(async move {
+            let handle = if task % 2 == 0 { f.store() } else { f.second() };
+            for turn in 0..24 {
+                let number = (task + turn) % records.len();
+                let number_of_id = u16::try_from(number).expect("there are four");
+                records[number]
+                    .work_once(handle, claim(number_of_id), turn)
+                    .await;
+            }
+        });
+    }
+    tasks.join_all().await;
+}
+
+/// What the upstream of one record sees.
+#[derive(Debug, Default)]
+struct AtWork {
+    busy: AtomicBool,
+    completed: AtomicBool,
+}
+
+impl AtWork {
+    async fn work_once<S: Store>(&self, handle: &S, claim: Claim, turn: usize) {
+        let completed_before = self.completed.load(Ordering::SeqCst);
+        let epoch = match handle.claim(&claim).await.expect("the store answers") {
+            Claimed::Acquired(epoch) => epoch,
+            Claimed::Present(_) => return,
+        };
+        assert!(!completed_before, "acquired after it was completed");
+        assert!(
+            !self.busy.swap(true, Ordering::SeqCst),
+            "two owners are at work"
+        );
+        tokio::task::yield_now().await;
+        // Before the settlement: as soon as that is written, the next owner may begin.
+        self.busy.store(false, Ordering::SeqCst);
+        let settlement = if turn < 20 {
+            Settlement::Released
+        } else {
+            completed("answer")
+        };
+        let settled = handle
+            .settle(&claim, epoch, &settlement)
+            .await
+            .expect("the store answers");
+        assert_eq!(settled, Settled::Done);
+        if turn >= 20 {
+            self.completed.store(true, Ordering::SeqCst);
         }
     }
 }

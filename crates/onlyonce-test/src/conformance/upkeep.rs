@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use onlyonce::store::{Settlement, Store, Sweep};
+use onlyonce::store::{Operator, Settlement, Store, Sweep};
 
 use super::Fixture;
 use super::sample::{
@@ -85,6 +85,8 @@ pub async fn a_swept_response_is_not_found_by_the_next_owner<F: Fixture>(f: Arc<
 
     let new = rival(&old);
     let epoch = acquired(f.store().claim(&new).await);
+    let detail = f.store().show(&new.id).await.unwrap().unwrap();
+    assert_eq!(detail.response, None);
     f.advance(PAST_LEASE).await;
     f.store()
         .settle(&new, epoch, &completed("new"))

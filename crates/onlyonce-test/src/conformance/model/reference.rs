@@ -122,6 +122,14 @@ impl Model {
         Some((state, record.epoch))
     }
 
+    /// The response that `show` gives.
+    pub(super) fn response(&self, id: usize) -> Option<Vec<u8>> {
+        match self.seen(id) {
+            Answer::Completed { response, .. } => response,
+            _ => None,
+        }
+    }
+
     fn claim(&mut self, id: usize, who: Who) -> Answer {
         if let Some(record) = &self.records[id]
             && record.owner == who
