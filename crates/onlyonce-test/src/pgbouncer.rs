@@ -118,13 +118,12 @@ impl Drop for PgBouncer {
 }
 
 fn configuration(port: u16, server_port: u16, pool_size: u16) -> String {
-    // `extra_float_digits` is in every sqlx start-up packet; 1.18 refuses what it does not track.
+    // No `ignore_startup_parameters`: what it does not track it refuses, as it would anywhere.
     format!(
         "[databases]\n* = host=127.0.0.1 port={server_port} user=postgres\n\
          [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
          auth_type = any\nadmin_users = postgres\npool_mode = transaction\n\
-         default_pool_size = {pool_size}\nmax_client_conn = 500\n\
-         ignore_startup_parameters = extra_float_digits\n"
+         default_pool_size = {pool_size}\nmax_client_conn = 500\n"
     )
 }
 

@@ -7,7 +7,8 @@ use sqlx::{ConnectOptions, Row, raw_sql};
 
 async fn connect(url: &str) -> PgConnection {
     let options: PgConnectOptions = url.parse().unwrap();
-    options.connect().await.unwrap()
+    // PgBouncer refuses what it does not track.
+    options.extra_float_digits(None).connect().await.unwrap()
 }
 
 async fn in_recovery(url: &str) -> bool {

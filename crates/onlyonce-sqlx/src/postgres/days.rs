@@ -16,13 +16,17 @@ use super::session::Session;
 const BEGIN: &str = "begin isolation level read committed; set local lock_timeout = '1s'; \
      set local statement_timeout = '30s'; select pg_advisory_xact_lock(6032170923155741026)";
 
+/// Read from the catalog's tables: `to_regclass` may answer from before it was our turn.
 const MISSING: &str = "select to_char(day, 'YYYYMMDD') as name, \
      day::date::text as first, (day + interval '1 day')::date::text as last \
      from generate_series( \
          (statement_timestamp() at time zone 'UTC')::date::timestamp, \
          (statement_timestamp() at time zone 'UTC')::date + interval '7 days', \
          interval '1 day') as day \
-     where to_regclass('onlyonce_responses_' || to_char(day, 'YYYYMMDD')) is null \
+     where not exists ( \
+         select from pg_inherits i join pg_class c on c.oid = i.inhrelid \
+         where i.inhparent = 'onlyonce_responses'::regclass \
+         and c.relname = 'onlyonce_responses_' || to_char(day, 'YYYYMMDD')) \
      order by day";
 
 /// Makes the partitions of today and the seven days ahead, where they are missing.
@@ -62,7 +66,7 @@ const PAST: &str = "select to_char(day, 'YYYYMMDD') as name, day::text as day, \
      from ( \
          select to_date(right(c.relname, 8), 'YYYYMMDD') as day \
          from pg_inherits i join pg_class c on c.oid = i.inhrelid \
-         where i.inhparent = to_regclass('onlyonce_responses') \
+         where i.inhparent = 'onlyonce_responses'::regclass \
      ) partitions left join onlyonce_response_days using (day) \
      where day < (statement_timestamp() at time zone 'UTC')::date - 1 \
      order by day";
@@ -96,7 +100,11 @@ async fn measure(session: &mut Session, name: &str, date: &str) -> Result<(), Fa
          select '{date}', coalesce(max(expires_at), '-infinity') from onlyonce_responses_{name} \
          on conflict do nothing; commit"
     );
-    in_order(session, &statements).await
+    match in_order(session, &statements).await {
+        // Another process measured and dropped it meanwhile.
+        Err(failure) if failure.lacks_table() => Ok(()),
+        result => result,
+    }
 }
 
 async fn drop_day(session: &mut Session, name: &str, date: &str) -> Result<(), Failure> {

@@ -36,6 +36,21 @@ struct Search {
     pause: Duration,
 }
 
+impl From<sqlx::Error> for Refused {
+    fn from(error: sqlx::Error) -> Self {
+        // What PgBouncer says to a start-up packet with options that it does not track.
+        let protocol = match &error {
+            sqlx::Error::Database(error) => error.code().is_some_and(|code| code == "08P01"),
+            _ => false,
+        };
+        if protocol {
+            Self::Pooler(error)
+        } else {
+            Self::Connect(error)
+        }
+    }
+}
+
 /// No server of the cluster takes writes.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("no Postgres server takes writes: {}", .0.join("; "))]
@@ -44,7 +59,9 @@ pub(super) struct NoPrimary(Vec<String>);
 #[derive(Debug, thiserror::Error)]
 enum Refused {
     #[error("{0}")]
-    Connect(#[from] sqlx::Error),
+    Connect(sqlx::Error),
+    #[error("{0}; behind a pooler in transaction mode, the store's URL needs `pooler=transaction`")]
+    Pooler(sqlx::Error),
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
     #[error("it is a standby")]

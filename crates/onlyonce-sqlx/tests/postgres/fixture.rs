@@ -10,10 +10,11 @@ use onlyonce::RecordId;
 use onlyonce_sqlx::PostgresStore;
 use onlyonce_sqlx::postgres::Settings;
 use onlyonce_test::conformance::Fixture;
+use onlyonce_test::event::within;
 use onlyonce_test::pgbouncer::PgBouncer;
 use onlyonce_test::postgres::{Database, Server};
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, raw_sql};
+use sqlx::{AssertSqlSafe, Row, raw_sql};
 use tokio::sync::Mutex;
 
 /// Two stores on one database.
@@ -22,7 +23,8 @@ pub(crate) struct Postgres {
     pub(crate) second: PostgresStore,
     pub(crate) admin: Mutex<PgConnection>,
     pub(crate) database: Database,
-    _bouncer: Option<PgBouncer>,
+    pub(crate) bouncer: Option<PgBouncer>,
+    settings: Settings,
 }
 
 impl Postgres {
@@ -30,6 +32,10 @@ impl Postgres {
         let database = Database::fresh_on(server).await;
         let settings = settings(&database.url());
         Self::with(database, settings, None).await
+    }
+
+    pub(crate) async fn fresh() -> Self {
+        Self::on(Server::Default).await
     }
 
     /// Two connections to the server for all.
@@ -48,11 +54,17 @@ impl Postgres {
         run(&mut admin, &searched).await;
         Self {
             store: PostgresStore::connect(settings.clone()).await.unwrap(),
-            second: PostgresStore::connect(settings).await.unwrap(),
+            second: PostgresStore::connect(settings.clone()).await.unwrap(),
             admin: Mutex::new(admin),
             database,
-            _bouncer: bouncer,
+            bouncer,
+            settings,
         }
+    }
+
+    /// A store of its own, as another process would have.
+    pub(crate) fn another(&self, change: impl FnOnce(Settings) -> Settings) -> PostgresStore {
+        PostgresStore::open(change(self.settings.clone()))
     }
 
     pub(crate) async fn run(&self, statements: &str) {
@@ -69,6 +81,36 @@ pub(crate) async fn run(connection: &mut PgConnection, statements: &str) {
         .execute(connection)
         .await
         .unwrap();
+}
+
+/// The first column of the first row.
+pub(crate) async fn value<T>(connection: &mut PgConnection, query: &str) -> T
+where
+    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+{
+    raw_sql(AssertSqlSafe(query.to_owned()))
+        .fetch_one(connection)
+        .await
+        .unwrap()
+        .get(0)
+}
+
+/// Waits until a query answers `true`.
+pub(crate) async fn eventually(connection: &mut PgConnection, what: &str, query: &str) {
+    let wait = async {
+        while !value::<bool>(connection, query).await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within(what, wait).await;
+}
+
+/// Whether so many backends of this database wait for a lock.
+pub(crate) fn waiting(backends: u32) -> String {
+    format!(
+        "select count(*) = {backends} from pg_stat_activity \
+         where datname = current_database() and wait_event_type = 'Lock'"
+    )
 }
 
 const CLOCK: &str = "create schema clock; \

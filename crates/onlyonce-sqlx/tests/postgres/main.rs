@@ -1,4 +1,11 @@
 //! `PostgresStore` on real servers.
 
 mod conformance;
+mod connections;
+mod durability;
+mod failover;
 mod fixture;
+mod locks;
+mod poolers;
+mod schema;
+mod tables;
