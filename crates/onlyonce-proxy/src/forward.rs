@@ -55,7 +55,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use onlyonce::{BoxError, Deadline};
+use onlyonce::{BoxError, Deadline, RecordId};
 
 pub use self::body::{ForwardBody, ForwardBodyError};
 pub use self::settings::{ForwardSettings, HostPolicy, InvalidUpstream, Upstream};
@@ -150,6 +150,7 @@ impl Inner {
         let asked = Asked {
             method: request.method().clone(),
             is_guarded: request.extensions().get::<Deadline>().is_some(),
+            record: request.extensions().get::<RecordId>().copied(),
         };
         match self.forward(request).await {
             Ok(response) => response,

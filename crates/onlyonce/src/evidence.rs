@@ -29,6 +29,8 @@ pub enum Evidence {
 
 /// The time limits of a guarded request, found in its extensions by the inner service.
 ///
+/// Beside it lies the request's [`RecordId`](crate::RecordId), for errors and logs that name the record.
+///
 /// Both count from before the claim was sent. A process can be frozen anywhere; checking
 /// [`may_start`](Self::may_start) right before the first byte keeps a request from being sent after its
 /// claim was given up by others.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use onlyonce::problem::{Code, Problem};
-use onlyonce::{BoxError, Evidence};
+use onlyonce::{BoxError, Evidence, RecordId};
 use tracing::{debug, warn};
 
 use super::body::ForwardBody;
@@ -42,6 +42,8 @@ pub(crate) enum Failure {
 pub(crate) struct Asked {
     pub(crate) method: Method,
     pub(crate) is_guarded: bool,
+    /// What a guarded request's errors are about.
+    pub(crate) record: Option<RecordId>,
 }
 
 impl Failure {
@@ -91,43 +93,42 @@ impl Failure {
     }
 
     fn told(&self, asked: &Asked) -> Response<Bytes> {
-        match self {
-            Self::Refused(refusal) => plain_problem(refusal.status, refusal.detail),
-            Self::Dial(_) | Self::NotSent(_) | Self::TooLate => {
-                let detail = "the upstream could not be reached; the request was not sent";
-                unreachable(detail)
-            }
+        let problem = match self {
+            Self::Refused(refusal) => return plain_problem(refusal.status, refusal.detail),
             Self::RequestBody(_) => {
-                plain_problem(StatusCode::BAD_REQUEST, "the request's body broke off")
+                return plain_problem(StatusCode::BAD_REQUEST, "the request's body broke off");
             }
             Self::ClientStalled => {
                 let detail = "the request's body did not arrive in time";
-                plain_problem(StatusCode::REQUEST_TIMEOUT, detail)
+                return plain_problem(StatusCode::REQUEST_TIMEOUT, detail);
+            }
+            Self::Dial(_) | Self::NotSent(_) | Self::TooLate => {
+                unreachable("the upstream could not be reached; the request was not sent")
             }
             Self::Timeout if !asked.is_guarded => Problem::new(Code::UpstreamTimeout)
-                .with_detail("the upstream did not answer in time")
-                .into_response(),
+                .with_detail("the upstream did not answer in time"),
             Self::Timeout => unknown(StatusCode::GATEWAY_TIMEOUT),
             // Repeating a safe request harms nobody: the code says so, the status is the same.
             Self::Broken(_) | Self::Invalid(_) if asked.method.is_safe() => {
                 unreachable("the upstream gave no valid response")
             }
             Self::Broken(_) | Self::Invalid(_) => unknown(StatusCode::BAD_GATEWAY),
+        };
+        match asked.record {
+            Some(record) => problem.with_record(record).into_response(),
+            None => problem.into_response(),
         }
     }
 }
 
-fn unreachable(detail: &'static str) -> Response<Bytes> {
-    Problem::new(Code::UpstreamUnreachable)
-        .with_detail(detail)
-        .into_response()
+fn unreachable(detail: &'static str) -> Problem {
+    Problem::new(Code::UpstreamUnreachable).with_detail(detail)
 }
 
-fn unknown(status: StatusCode) -> Response<Bytes> {
+fn unknown(status: StatusCode) -> Problem {
     Problem::new(Code::OutcomeUnknown)
         .with_status(status)
         .with_detail(
             "the request was sent, but no complete response came back; it may have been executed",
         )
-        .into_response()
 }

@@ -147,6 +147,7 @@ impl Task {
         }
         crate::failpoint!("before_forward");
         request.extensions_mut().insert(self.deadline);
+        request.extensions_mut().insert(self.claim.id);
         let called = AssertUnwindSafe(async { service.call(request).await }).catch_unwind();
         let ended = tokio::select! {
             called = timeout_at(self.deadline.end(), called) => match called {
