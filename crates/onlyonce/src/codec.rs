@@ -9,7 +9,7 @@
 //! | 1 | version of the format: 1 |
 //! | 1 | form of the body: 0 not kept, 1 as it was sent (others, such as compressed, may come) |
 //! | 2 | status code |
-//! | 2 | number of header lines |
+//! | 4 | number of header lines |
 //! | for each: 2, n, 4, m | length of the name, the name in lower case, length of the value, the value |
 //! | 8, n | length of the body, the body to the very end; both missing where it was not kept |
 //!
@@ -88,9 +88,10 @@ impl StoredResponse {
             None => BODY_NOT_KEPT,
         });
         out.put_u16(self.status.as_u16());
-        out.put_u16(len(
+        // `HeaderMap` limits the names, not the lines of one name.
+        out.put_u32(len(
             self.headers.len(),
-            "`http::HeaderMap` holds at most 32768 lines",
+            "four billion header lines do not fit into memory",
         ));
         for (name, value) in &self.headers {
             out.put_u16(len(
@@ -151,7 +152,7 @@ impl StoredResponse {
         let line =
             |(name, value): (&HeaderName, &HeaderValue)| 6 + name.as_str().len() + value.len();
         let headers: usize = self.headers.iter().map(line).sum();
-        9 + headers + self.body.as_ref().map_or(0, |body| 8 + body.len())
+        11 + headers + self.body.as_ref().map_or(0, |body| 8 + body.len())
     }
 }
 
@@ -187,7 +188,7 @@ fn take(bytes: &mut Bytes, len: usize) -> Result<Bytes, DecodeError> {
 /// Reads header lines into a map that grows with what is there, not with what the count promises.
 fn decode_headers(bytes: &mut Bytes) -> Result<HeaderMap, DecodeError> {
     let mut headers = HeaderMap::new();
-    for _ in 0..bytes.try_get_u16()? {
+    for _ in 0..bytes.try_get_u32()? {
         let name_len = bytes.try_get_u16()?;
         let name = take(bytes, usize::from(name_len))?;
         let name = HeaderName::from_lowercase(&name).map_err(|_| DecodeError::Header)?;
@@ -243,6 +244,19 @@ mod tests {
     }
 
     #[test]
+    fn any_number_of_lines_is_written() {
+        let mut headers = HeaderMap::new();
+        for _ in 0..=u16::MAX {
+            headers.append("link", HeaderValue::from_static("<a>"));
+        }
+        let response = StoredResponse {
+            headers,
+            ..example()
+        };
+        assert_eq!(StoredResponse::decode(response.encode()), Ok(response));
+    }
+
+    #[test]
     fn the_layout_is_the_documented_one() {
         let mut headers = HeaderMap::new();
         headers.insert("etag", HeaderValue::from_static("x"));
@@ -251,7 +265,7 @@ mod tests {
             headers,
             body: Some(Bytes::from_static(b"hi")),
         };
-        let expected = b"onr\x01\x01\x00\xc8\x00\x01\x00\x04etag\x00\x00\x00\x01x\
+        let expected = b"onr\x01\x01\x00\xc8\x00\x00\x00\x01\x00\x04etag\x00\x00\x00\x01x\
             \x00\x00\x00\x00\x00\x00\x00\x02hi";
         assert_eq!(&response.encode()[..], expected);
     }
@@ -298,7 +312,7 @@ mod tests {
 
     #[test]
     fn s10_headers_that_could_split_a_response_are_refused() {
-        let head = b"onr\x01\x00\x00\xc8\x00\x01";
+        let head = b"onr\x01\x00\x00\xc8\x00\x00\x00\x01";
         for (name, value) in [
             (&b"x"[..], &b"a\r\nb: c"[..]),
             (b"x", b"\0"),
@@ -323,9 +337,9 @@ mod tests {
     #[test]
     fn lengths_beyond_the_input_allocate_nothing() {
         for bytes in [
-            &b"onr\x01\x01\x00\xc8\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff"[..],
-            b"onr\x01\x00\x00\xc8\xff\xff",
-            b"onr\x01\x00\x00\xc8\x00\x01\x00\x01x\xff\xff\xff\xff",
+            &b"onr\x01\x01\x00\xc8\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff"[..],
+            b"onr\x01\x00\x00\xc8\xff\xff\xff\xff",
+            b"onr\x01\x00\x00\xc8\x00\x00\x00\x01\x00\x01x\xff\xff\xff\xff",
         ] {
             assert_eq!(decode(bytes), Err(DecodeError::Truncated));
         }

@@ -7,8 +7,9 @@
 //! bytes: invalid JSON, duplicate members, lone surrogates, negative zero, exponents beyond 64 bits. So is
 //! nesting deeper than [`DEPTH_MAX`].
 //!
-//! The text is read once. Each value is written in a prefix-free encoding, and an object is replaced by
-//! the hash of its sorted members as soon as it is complete: nesting costs nothing extra, however it is built.
+//! The text is read once. Each value is written in a prefix-free encoding, and an object of more than a few
+//! bytes is replaced by a hash as soon as it is complete: sorting its members moves no large values, so
+//! nesting costs nothing extra, however it is built. Memory is at worst some fifteen times the text.
 //!
 //! ```
 //! use onlyonce::fingerprint::json::digest;
@@ -27,6 +28,10 @@ mod number;
 
 /// The deepest nesting of arrays and objects that is read.
 pub const DEPTH_MAX: usize = 64;
+
+/// The longest object that is written out, in bytes of its encoding. Most of what a hostile text can hold
+/// many of is shorter, and copying that is quicker than hashing it.
+const INLINE_MAX: usize = 64;
 
 const OBJECT: &str = "onlyonce 2026-11 json object v1";
 const TEXT: &str = "onlyonce 2026-11 json text v1";
@@ -52,7 +57,8 @@ pub fn digest(text: &[u8]) -> Option<[u8; 32]> {
 /// | number | see [`number`] |
 /// | string | `"`, length in 8 bytes, UTF-8 |
 /// | array | `[`, elements, `]` |
-/// | object | `{`, 32 bytes of hash over the sorted members; `o` where it is empty |
+/// | object | `{`, name (as a string) and value of each member, sorted by name, `}` |
+/// | the same, where that is longer than [`INLINE_MAX`] | `#`, 32 bytes of hash over the sorted members |
 ///
 /// No encoding is the beginning of another, so a sequence of them can be read in one way only.
 struct Reader<'a> {
@@ -61,6 +67,9 @@ struct Reader<'a> {
     depth: usize,
     out: Vec<u8>,
 }
+
+/// A name, and where the encoding of its value is.
+type Member<'a> = (Cow<'a, str>, Range<usize>);
 
 impl<'a> Reader<'a> {
     fn value(&mut self) -> Option<()> {
@@ -111,34 +120,54 @@ impl<'a> Reader<'a> {
 
     fn object(&mut self) -> Option<()> {
         let start = self.out.len();
-        if self.closes(b'}') {
-            self.out.push(b'o');
-            return Some(());
-        }
         let mut members = Vec::new();
-        loop {
-            members.push(self.member()?);
-            if self.closes(b'}') {
-                break;
+        if !self.closes(b'}') {
+            loop {
+                members.push(self.member()?);
+                if self.closes(b'}') {
+                    break;
+                }
+                self.expect(b',')?;
             }
-            self.expect(b',')?;
         }
         members.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         if members.windows(2).any(|pair| pair[0].0 == pair[1].0) {
             return None;
         }
-        let mut fields = Fields::new(OBJECT);
-        for (name, value) in members {
-            fields = fields.field(&*name).field(&self.out[value]);
+        let names: usize = members.iter().map(|(name, _)| 9 + name.len()).sum();
+        if 2 + names + (self.out.len() - start) <= INLINE_MAX {
+            self.write_out(start, &members);
+        } else {
+            self.fold(start, &members);
         }
-        self.out.truncate(start);
-        self.out.push(b'{');
-        self.out.extend(fields.finish());
         Some(())
     }
 
+    /// Replaces the values from `start` on by the object itself.
+    fn write_out(&mut self, start: usize, members: &[Member<'_>]) {
+        let values = self.out.split_off(start);
+        self.out.push(b'{');
+        for (name, value) in members {
+            self.write_string(name);
+            self.out
+                .extend(&values[value.start - start..value.end - start]);
+        }
+        self.out.push(b'}');
+    }
+
+    /// Replaces the values from `start` on by a hash of the object.
+    fn fold(&mut self, start: usize, members: &[Member<'_>]) {
+        let mut fields = Fields::new(OBJECT);
+        for (name, value) in members {
+            fields = fields.field(&**name).field(&self.out[value.clone()]);
+        }
+        self.out.truncate(start);
+        self.out.push(b'#');
+        self.out.extend(fields.finish());
+    }
+
     /// Reads a name and a value; says where the value's encoding is.
-    fn member(&mut self) -> Option<(Cow<'a, str>, Range<usize>)> {
+    fn member(&mut self) -> Option<Member<'a>> {
         self.skip_space();
         let name = self.string()?;
         self.expect(b':')?;

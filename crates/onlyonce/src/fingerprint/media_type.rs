@@ -1,13 +1,14 @@
 //! A media type (RFC 9110 section 8.3.1), read as far as comparing needs.
 //!
 //! `Text/HTML;Charset="utf-8"` and `text/html; charset=utf-8` are the same type; parameters in another
-//! order are too. Values are case-sensitive, but for `charset`.
+//! order are too, unless they share a name: which one counts then is up to the reader. Values are
+//! case-sensitive, but for `charset`.
 
-/// Type and parameters: names in lower case, values without quotes, sorted.
+/// Type and parameters: names in lower case, values without quotes, sorted by name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct MediaType {
     essence: Vec<u8>,
-    parameters: Vec<(Vec<u8>, Vec<u8>)>,
+    parameters: Vec<Parameter>,
 }
 
 impl MediaType {
@@ -33,7 +34,7 @@ impl MediaType {
             parameters.push(parameter);
             rest = after;
         }
-        parameters.sort_unstable();
+        parameters.sort_by(|(a, _): &Parameter, (b, _)| a.cmp(b));
         Some(Self {
             essence: essence.to_ascii_lowercase(),
             parameters,
@@ -65,10 +66,13 @@ impl MediaType {
         out
     }
 
-    /// Whether it is `application/json`, `text/json`, or has the suffix `+json` (RFC 6839 section 3.1).
+    /// Whether it is `application/json`, `text/json`, or has the suffix `+json` (RFC 6839 section 3.1), in
+    /// UTF-8: JSON has no other charset, and whoever believes in one reads another text than we do.
     pub(super) fn is_json(&self) -> bool {
-        matches!(&*self.essence, b"application/json" | b"text/json")
-            || self.essence.ends_with(b"+json")
+        let json = matches!(&*self.essence, b"application/json" | b"text/json")
+            || self.essence.ends_with(b"+json");
+        let utf8 = |(name, value): &Parameter| name != b"charset" || value == b"utf-8";
+        json && self.parameters.iter().all(utf8)
     }
 }
 
@@ -134,6 +138,7 @@ mod tests {
             ("a/b;;d=1; ;c=2", "a/b;c=\"2\";d=\"1\""),
             ("a/b;charset=UTF-8", "a/b;charset=\"utf-8\""),
             (r#"a/b;c="x\"y\\z\w;d=e""#, r#"a/b;c="x\"y\\zw;d=e""#),
+            ("a/b;d=3;c=2;D=1", "a/b;c=\"2\";d=\"3\";d=\"1\""),
             ("a/b;c=", "?a/b;c="),
             ("a/b;c", "?a/b;c"),
             ("a/b;c =d", "?a/b;c =d"),
@@ -161,6 +166,8 @@ mod tests {
             ("Application/JSON; charset=utf-8", true),
             ("application/problem+json", true),
             ("text/json", true),
+            ("application/json; charset=UTF-16", false),
+            ("application/json; charset=utf-8; charset=utf-7", false),
             ("application/jsonl", false),
             ("application/json-seq", false),
             ("text/plain; a=\"+json\"", false),

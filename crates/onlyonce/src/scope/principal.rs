@@ -5,6 +5,9 @@
 //! answer, which is why [`Credential`](super::Credential) exists. Where an authentication middleware runs
 //! first, it says whom it has verified by inserting a [`VerifiedPrincipal`].
 //!
+//! Hazard: callers that are told apart by anything else, such as client certificates, addresses or a key in
+//! the query, are all anonymous to the default source, and share their keys. Name a source for them.
+//!
 //! Hazard: with Basic credentials the user alone is the principal. Where all customers share a user and
 //! differ in the password, name another source.
 

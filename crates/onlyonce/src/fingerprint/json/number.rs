@@ -3,6 +3,8 @@
 //! Written as `0` for zero, else the sign, the digits, `e`, the exponent in decimal, and `;`. So `1`, `1.0`
 //! and `10e-1` are `+1e0;`. There is no rounding and no limit on digits.
 
+use std::io::Write;
+
 /// Reads the number at the start of `text` and appends its one spelling to `out`. Says how many bytes it
 /// read; `None` where there is no number, or it is a negative zero, or its exponent does not fit 64 bits.
 pub(super) fn canonicalise(text: &[u8], out: &mut Vec<u8>) -> Option<usize> {
@@ -39,9 +41,7 @@ pub(super) fn canonicalise(text: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     out.push(if negative { b'-' } else { b'+' });
     let significant = integer.iter().chain(fraction).skip(leading);
     out.extend(significant.take(digits - leading - trailing));
-    out.push(b'e');
-    out.extend(exponent.to_string().into_bytes());
-    out.push(b';');
+    write!(out, "e{exponent};").ok()?;
     Some(reader.at)
 }
 

@@ -148,6 +148,31 @@ fn nesting_is_bounded() {
     assert!(of(&wide).is_some(), "depth is not the number of brackets");
 }
 
+#[test]
+fn objects_are_told_apart_at_every_size() {
+    let mut digests = std::collections::HashMap::new();
+    for len in 0..2 * INLINE_MAX {
+        let name = "n".repeat(len);
+        for text in [
+            format!(r#"{{"{name}":1}}"#),
+            format!(r#"{{"{name}":{{}}}}"#),
+            format!(r#"{{"x":1,"y":"{name}"}}"#),
+            format!(r#"{{"x":{{"{name}":1}}}}"#),
+            format!(r#"[{{"{name}":1}},2]"#),
+            format!(r#"[{{"{name}":[1]}}]"#),
+            format!(r#"[["{name}",1]]"#),
+        ] {
+            let same = digests.insert(of(&text).unwrap(), text.clone());
+            assert_eq!(same, None, "{text}");
+        }
+        let (a, b) = (
+            format!(r#"{{"x":1,"y":"{name}"}}"#),
+            format!(r#"{{"y":"{name}","x":1}}"#),
+        );
+        assert_eq!(of(&a), of(&b), "{a}");
+    }
+}
+
 /// The model: a value with its members sorted and its numbers as `digits * 10^exponent`.
 #[derive(Debug, Clone, PartialEq)]
 enum Model {
