@@ -16,16 +16,18 @@
 //!   retention forgets records.
 //! - A file that is deleted or replaced under a running store makes it refuse every claim until it is
 //!   opened anew: SQLite would go on writing where nobody finds it again.
+//! - The newest records are in the log beside the file (`-wal`). A copy of the file alone lacks them: make
+//!   backups with `sqlite3 FILE ".backup COPY"`.
 //! - Dropping the last handle waits until what is queued is written.
 //!
 //! ```
-//! use onlyonce::store::SharedStore;
+//! use onlyonce::IdempotencyLayer;
 //! use onlyonce_sqlx::SqliteStore;
 //!
 //! # let directory = tempfile::tempdir()?;
 //! # let path = directory.path().join("onlyonce.db");
 //! let store = SqliteStore::open(path)?; // created where it is not there
-//! let store = SharedStore::new(store); // what a layer or a proxy holds
+//! let layer = IdempotencyLayer::new(store);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

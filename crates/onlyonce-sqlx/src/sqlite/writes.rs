@@ -18,7 +18,7 @@ pub(super) struct Batch<'a> {
     pub(super) bytes_max: Option<u64>,
 }
 
-/// One request, which may run more than once until it is committed.
+/// One request. It is answered once the transaction of its batch is committed.
 pub(super) trait Write: Send + 'static {
     /// What is answered.
     type Answer: Send + 'static;
