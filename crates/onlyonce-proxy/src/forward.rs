@@ -62,7 +62,7 @@ pub use self::settings::{ForwardSettings, HostPolicy, InvalidUpstream, Upstream}
 pub use self::tls::TlsError;
 
 use self::body::Reuse;
-use self::connection::{Connection, SendError};
+use self::connection::{Answered, SendError};
 use self::dial::Dialer;
 use self::failure::{Asked, Failure};
 use self::limits::Limits;
@@ -84,9 +84,6 @@ struct Inner {
     pool: Arc<Pool>,
     tunnels: Tunnels,
 }
-
-/// A response's head with the connection that its body will arrive on.
-type Answered = (Response<Incoming>, Connection);
 
 impl Forward {
     /// Prepares to forward. Connects to nothing yet.
@@ -185,15 +182,16 @@ impl Inner {
         };
         request_head::frame(&mut parts, &body);
 
+        let is_upload_over = body.is_whole();
         let request = Request::from_parts(parts, body);
-        let (response, connection) = self.exchange(request, &limits).await?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let answered = self.exchange(request, &limits).await?;
+        if answered.0.status() == StatusCode::SWITCHING_PROTOCOLS {
             return match protocol {
-                Some(_) => self.switch(response, client_upgrade),
+                Some(_) => self.switch(answered.0, client_upgrade),
                 None => Err(InvalidResponse::UnsolicitedUpgrade.into()),
             };
         }
-        self.pass_on(response, connection, &limits)
+        self.pass_on(answered, is_upload_over, &limits)
     }
 
     /// Gets a response: on a connection at hand, or, if nothing could be sent there, on a new one.
@@ -205,44 +203,43 @@ impl Inner {
         if !limits.may_start() {
             return Err(Failure::TooLate);
         }
-        if let Some(mut connection) = self.pool.check_out() {
+        if let Some(connection) = self.pool.check_out() {
             let copy = copy(&request);
-            let (error, unsent) = match connection.send(request, limits).await {
-                Ok(response) => return Ok((response, connection)),
-                Err(SendError::NotSent { error, message }) => {
-                    (error, message.map(|message| *message).or(copy))
+            let (reason, unsent) = match connection.send(request, limits).await {
+                Ok(answered) => return Ok(answered),
+                Err(SendError::NotSent { reason, message }) => {
+                    (reason, message.map(|message| *message).or(copy))
                 }
                 Err(error) => return Err(Failure::of_send(error, limits.upload.is_broken())),
             };
-            request = unsent.ok_or(Failure::NotSent(error))?;
+            request = unsent.ok_or(reason)?;
         }
-        let mut connection = self.dialer.dial(limits.first_write_by).await?;
+        let connection = self.dialer.dial(limits.first_write_by).await?;
         if !limits.may_start() {
             return Err(Failure::TooLate);
         }
-        match connection.send(request, limits).await {
-            Ok(response) => Ok((response, connection)),
-            Err(error) => Err(Failure::of_send(error, limits.upload.is_broken())),
-        }
+        let answered = connection.send(request, limits).await;
+        answered.map_err(|error| Failure::of_send(error, limits.upload.is_broken()))
     }
 
     fn pass_on(
         &self,
-        response: Response<Incoming>,
-        connection: Connection,
+        (response, connection): Answered,
+        is_upload_over: bool,
         limits: &Limits,
     ) -> Result<Response<ForwardBody>, Failure> {
         let (mut parts, incoming) = response.into_parts();
         let keep_max = self.settings.idle_connection_max;
         let received = response_head::receive(&mut parts, keep_max)?;
-        let reuse = Reuse {
+        let reuse = connection.map(|connection| Reuse {
             connection,
             pool: Arc::clone(&self.pool),
             keep: received.keep,
-        };
+            is_upload_over,
+        });
         let body = ForwardBody::streamed(
             incoming,
-            Some(reuse),
+            reuse,
             self.settings.idle_timeout,
             limits.end,
             received.hop_by_hop,

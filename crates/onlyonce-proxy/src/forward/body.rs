@@ -43,6 +43,9 @@ pub(crate) struct Reuse {
     pub(crate) connection: Connection,
     pub(crate) pool: Arc<Pool>,
     pub(crate) keep: Duration,
+    /// Whether the whole request is known to have been handed over. If not, the client may still be
+    /// sending, for as long as it likes.
+    pub(crate) is_upload_over: bool,
 }
 
 /// Why a response's body did not end cleanly.
@@ -197,11 +200,12 @@ impl Reuse {
             mut connection,
             pool,
             keep,
+            is_upload_over,
         } = self;
-        if connection.is_ready() {
+        if is_upload_over {
+            // hyper needs a moment more; whoever sends next gives it that.
             return pool.check_in(connection, keep);
         }
-        // The body's end is seen a moment before hyper is done with the exchange.
         tokio::spawn(async move {
             if connection.becomes_ready().await {
                 pool.check_in(connection, keep);

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::ForwardSettings;
@@ -113,12 +114,16 @@ impl Dialer {
     {
         let handshake = self.http1.handshake(TokioIo::new(io));
         let (sender, connection) = handshake.await.map_err(DialError::Http)?;
+        let ended = CancellationToken::new();
+        let guard = ended.clone().drop_guard();
         // Ends when the sender is dropped or the upstream closes.
         tokio::spawn(async move {
+            // Dropped after the connection, whichever way this ends.
+            let _guard = guard;
             if let Err(error) = connection.with_upgrades().await {
                 debug!(%error, "upstream connection ended");
             }
         });
-        Ok(Connection::new(sender, wire))
+        Ok(Connection::new(sender, wire, ended))
     }
 }

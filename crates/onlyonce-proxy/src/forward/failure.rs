@@ -7,7 +7,7 @@ use onlyonce::{BoxError, Evidence, RecordId};
 use tracing::{debug, warn};
 
 use super::body::ForwardBody;
-use super::connection::SendError;
+use super::connection::{NotSent, SendError};
 use super::dial::DialError;
 use super::limits::RanOut;
 use super::request_head::Refusal;
@@ -21,8 +21,8 @@ pub(crate) enum Failure {
     Refused(Refusal),
     #[error("no connection")]
     Dial(#[from] DialError),
-    #[error("the connection ended before the request was sent")]
-    NotSent(#[source] hyper::Error),
+    #[error("not sent")]
+    NotSent(#[from] NotSent),
     #[error("too little time left to begin")]
     TooLate,
     #[error("the request's body broke off")]
@@ -50,7 +50,7 @@ impl Failure {
     pub(crate) fn of_send(error: SendError, upload_broke: bool) -> Self {
         match error {
             SendError::Broken(error) if upload_broke => Self::RequestBody(error.into()),
-            SendError::NotSent { error, .. } => Self::NotSent(error),
+            SendError::NotSent { reason, .. } => Self::NotSent(reason),
             SendError::Broken(error) => Self::Broken(error),
             SendError::RanOut(RanOut::Client) => Self::ClientStalled,
             SendError::RanOut(RanOut::Upstream) => Self::Timeout,

@@ -92,6 +92,11 @@ impl Outgoing {
         })
     }
 
+    /// Whether nobody can hold it up: it is not waiting for a client.
+    pub(crate) fn is_whole(&self) -> bool {
+        !matches!(self, Self::Stream { .. })
+    }
+
     /// The same body once more, where that is possible.
     pub(crate) fn copy(&self) -> Option<Self> {
         match self {

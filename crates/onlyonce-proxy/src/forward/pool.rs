@@ -37,12 +37,12 @@ impl Pool {
         })
     }
 
-    /// A connection that was ready a moment ago and is not too old.
+    /// A connection that was open a moment ago and is not too old.
     pub(crate) fn check_out(&self) -> Option<Connection> {
         let now = Instant::now();
         let mut state = self.state();
         while let Some(idle) = state.idle.pop_back() {
-            if now < idle.until && idle.connection.is_ready() {
+            if now < idle.until && !idle.connection.is_closed() {
                 return Some(idle.connection);
             }
         }
@@ -72,7 +72,7 @@ impl Pool {
         let mut state = self.state();
         state
             .idle
-            .retain(|idle| now < idle.until && idle.connection.is_ready());
+            .retain(|idle| now < idle.until && !idle.connection.is_closed());
         state.is_swept = !state.idle.is_empty();
         state.is_swept
     }

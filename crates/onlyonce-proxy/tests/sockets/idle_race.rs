@@ -1,0 +1,135 @@
+//! F19: the upstream closes an idle connection just as a POST is written to it.
+
+use http::StatusCode;
+use onlyonce::Evidence;
+use onlyonce_test::upstream::{Break, Legacy, Reply};
+
+use crate::support::{Outcome, forward, forward_with, post};
+
+/// Fails unless the evidence agrees with what the upstream counted.
+fn check(outcome: &Outcome, effects: usize) {
+    match (outcome.status, outcome.evidence) {
+        (StatusCode::OK, None) => assert_eq!(effects, 1, "{outcome:?}"),
+        (_, Some(Evidence::NotSent)) => assert_eq!(effects, 0, "{outcome:?}"),
+        (_, Some(Evidence::Unknown)) => assert!(effects <= 1, "{outcome:?}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn race(how: Break, rounds: usize) {
+    let legacy = Legacy::start().await;
+    let forward = forward(&legacy.url());
+    let (mut on_old, mut on_new) = (0, 0);
+    for round in 0..rounds {
+        let first = format!("first-{round}");
+        let outcome = post(&forward, &first, "a=1").await;
+        check(&outcome, legacy.effects_of(&first));
+        if outcome.status != StatusCode::OK {
+            continue; // the previous round's closing was later than its request
+        }
+        let connections = legacy.connections();
+        let key = format!("raced-{round}");
+        // From closing long before the POST to closing long after it.
+        let steps = round % 48;
+        if steps < 24 {
+            legacy.close_idle(how);
+            yield_times(24 - steps).await;
+        }
+        let sending = tokio::spawn({
+            let (forward, key) = (forward.clone(), key.clone());
+            async move { post(&forward, &key, "a=1").await }
+        });
+        if steps >= 24 {
+            yield_times(steps - 24).await;
+            legacy.close_idle(how);
+        }
+        let outcome = sending.await.unwrap();
+        check(&outcome, legacy.effects_of(&key));
+        match legacy.connections() > connections {
+            true => on_new += 1,
+            false => on_old += 1,
+        }
+    }
+    // Both sides of the race were run, or this test proves nothing.
+    assert!(on_old > 0 && on_new > 0, "old {on_old}, new {on_new}");
+}
+
+async fn yield_times(count: usize) {
+    for _ in 0..count {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn an_orderly_close_never_doubles_a_request() {
+    race(Break::Finish, 600).await;
+}
+
+#[tokio::test]
+async fn a_reset_never_doubles_a_request() {
+    race(Break::Reset, 600).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_where_threads_interleave() {
+    race(Break::Finish, 300).await;
+    race(Break::Reset, 300).await;
+}
+
+#[tokio::test]
+async fn a_connection_closed_long_ago_costs_nothing() {
+    let legacy = Legacy::start().await;
+    let forward = forward(&legacy.url());
+    for round in 1..=20 {
+        legacy.script(
+            Reply::new(200).breaks(onlyonce_test::upstream::At::AfterResponse, Break::Finish),
+        );
+        let outcome = post(&forward, "k", "a=1").await;
+        assert_eq!(outcome.status, StatusCode::OK);
+        assert_eq!(legacy.effects_of("k"), round);
+    }
+}
+
+#[tokio::test]
+async fn connections_are_used_again_unless_told_otherwise() {
+    for (field, connections) in [
+        (("x-none", ""), 1),
+        (("keep-alive", "timeout=60"), 1),
+        (("keep-alive", "timeout=1"), 3),
+        (("connection", "close"), 3),
+    ] {
+        let legacy = Legacy::start().await;
+        legacy.answer_with(move |_| Reply::new(200).field(field.0, field.1).body("done"));
+        let forward = forward(&legacy.url());
+        for _ in 0..3 {
+            let outcome = post(&forward, "k", "a=1").await;
+            assert_eq!(outcome.body.unwrap(), "done");
+        }
+        assert_eq!(legacy.connections(), connections, "{field:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_old_connection_is_not_used() {
+    let legacy = Legacy::start().await;
+    let forward = forward_with(&legacy.url(), |settings| {
+        settings.idle_connection_max = std::time::Duration::from_nanos(1);
+    });
+    for _ in 0..3 {
+        assert_eq!(post(&forward, "k", "a=1").await.status, StatusCode::OK);
+    }
+    assert_eq!(legacy.connections(), 3);
+}
+
+/// C-R2: bytes that nobody asked for must not become the next request's answer.
+#[tokio::test]
+async fn bytes_behind_a_response_are_not_the_next_answer() {
+    let legacy = Legacy::start().await;
+    let forward = forward(&legacy.url());
+    legacy.script(Reply::raw(
+        "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndoneHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged",
+    ));
+    assert_eq!(post(&forward, "k1", "a=1").await.body.unwrap(), "done");
+    assert_eq!(post(&forward, "k2", "a=1").await.body.unwrap(), "done");
+    assert_eq!(legacy.connections(), 2);
+}
