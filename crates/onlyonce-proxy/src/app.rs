@@ -59,6 +59,9 @@ impl App {
     /// # Errors
     /// Where it cannot serve, and waiting would not help.
     pub async fn bind(config: Config) -> Result<Self, AppError> {
+        for warning in config.warnings() {
+            warn!("{warning}");
+        }
         let store = ChosenStore::open(&config.store)?;
         let store_is_prepared = store.prepare_now(&config.store).await?;
         let forward = Forward::new(config.forward())?;
@@ -184,11 +187,12 @@ async fn background(
     admin: Option<Admin>,
     readiness: Arc<Readiness<ChosenStore>>,
 ) -> Result<Infallible, AppError> {
-    let prepare = async {
+    let keep = async {
         if !store_is_prepared {
             store.prepare_later(&config.store).await?;
         }
-        Ok(std::future::pending().await)
+        let (interval, batch) = (config.store.sweep_interval, config.store.sweep_batch);
+        match upkeep::sweep(store, interval, batch).await {}
     };
     let answer = async {
         match admin {
@@ -196,11 +200,9 @@ async fn background(
             None => std::future::pending().await,
         }
     };
-    let sweep = upkeep::sweep(store, config.store.sweep_interval, config.store.sweep_batch);
     tokio::select! {
-        ended = prepare => ended,
+        ended = keep => ended,
         never = answer => match never {},
-        never = sweep => match never {},
     }
 }
 

@@ -24,13 +24,14 @@ mod store;
 mod upstream;
 mod url;
 pub(crate) mod value;
+mod warnings;
 
 pub use self::admin::Admin;
 pub use self::fault::{Fault, Faults, Origin};
 pub use self::limits::Limits;
 pub use self::listen::Listen;
 pub use self::log::{Log, LogFormat};
-pub use self::policy::{IDENTITY, Policy, Recorded, Syntax};
+pub use self::policy::{Policy, Recorded, Syntax};
 pub use self::section::Effective;
 use self::section::Reader;
 pub use self::sources::Sources;

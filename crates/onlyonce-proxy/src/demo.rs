@@ -4,7 +4,7 @@
 //! embedded store in a directory that is removed at the end. Replies are lost on both ways: between the
 //! clients and whom they talk to, and between the service and whoever called it.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use onlyonce::BoxError;
@@ -79,9 +79,17 @@ async fn show(once: bool) -> Result<bool, BoxError> {
     let watch = async {
         let mut guarded = Pass::run("through onlyonce", OPERATIONS, proxy, WAY_BACK).await;
         guarded.totals = service.ledger().totals();
-        print(&format!("\n{}\n", report::table(&straight, &guarded)));
+        print(&format!(
+            "\n{}\n",
+            report::table(&straight, &guarded, colour())
+        ));
         if !once {
-            print(&report::invitation(proxy, service.address()?, &store));
+            print(&report::invitation(
+                &program(),
+                proxy,
+                service.address()?,
+                &store,
+            ));
             std::future::pending::<()>().await;
         }
         Ok(guarded.totals.duplicates == 0)
@@ -95,6 +103,20 @@ async fn show(once: bool) -> Result<bool, BoxError> {
 
 fn loopback() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
+}
+
+/// Colours are for terminals, and for those who did not ask to be spared (no-color.org).
+fn colour() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// How this program was started, so that the lines to try can be pasted.
+fn program() -> String {
+    let name = std::env::args_os().next();
+    name.map_or_else(
+        || "onlyonce".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }
 
 /// Prints; a reader that has left is no reason to stop.

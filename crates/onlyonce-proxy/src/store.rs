@@ -65,13 +65,7 @@ impl ChosenStore {
     /// Where it can never work.
     pub fn open(settings: &config::Store) -> Result<Self, OpenError> {
         match &settings.url {
-            StoreUrl::Memory => {
-                warn!(
-                    "records are kept in memory: a restart forgets every key, and the retries that come \
-                     after it execute again; other processes do not see them. For trying things out only"
-                );
-                Ok(Self::Memory(MemoryStore::default()))
-            }
+            StoreUrl::Memory => Ok(Self::Memory(MemoryStore::default())),
             StoreUrl::Sqlite(path) => SqliteStore::open(path)
                 .map(Self::Sqlite)
                 .map_err(|source| failed(settings, source)),

@@ -8,11 +8,18 @@ use tracing::{debug, warn};
 
 use crate::telemetry::causes;
 
+/// How long after the start the first turn comes, at the most.
+const FIRST: Duration = Duration::from_secs(2);
+
 /// Sweeps until the future is dropped. A store that fails is tried again at the next turn.
 pub(crate) async fn sweep(store: &impl Sweep, interval: Duration, batch: u32) -> Infallible {
     let mut failing = false;
+    // Soon for the first time: what was left over while no process ran, and days of the response table
+    // that nobody made in the meantime.
+    let mut pause = interval.min(FIRST);
     loop {
-        tokio::time::sleep(jittered(interval)).await;
+        tokio::time::sleep(jittered(pause)).await;
+        pause = interval;
         match turn(store, batch).await {
             Ok(records) => {
                 debug!(records, "swept expired records");

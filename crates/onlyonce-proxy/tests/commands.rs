@@ -136,6 +136,23 @@ async fn check_shows_what_is_in_force_or_every_fault() {
     );
     assert!(text.contains("upstream.url: not set"), "{text}");
 
+    let output = Launch::of(["check"])
+        .env("ONLYONCE__UPSTREAM__URL", "http://127.0.0.1:3000")
+        .env("ONLYONCE__STORE__URL", "memory:")
+        .env("ONLYONCE__POLICY__ON_UNKNOWN", "reexecute")
+        .output()
+        .await;
+    let text = stdout(&output);
+    assert_eq!(code(&output), 0);
+    assert!(
+        text.contains("warning: store.url = memory: a restart forgets every key"),
+        "{text}"
+    );
+    assert!(
+        text.contains("warning: policy.on-unknown = reexecute"),
+        "{text}"
+    );
+
     let output = Launch::of(["check", "--config", "/nowhere.toml"])
         .output()
         .await;

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::settings::ConfigArgs;
 use super::{Failure, print};
-use crate::config::{Config, Effective, IDENTITY};
+use crate::config::Config;
 use crate::table::{Align, Table};
 
 #[derive(Debug, Args)]
@@ -16,19 +16,19 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let config = Config::load(self.config.sources())?;
-        print(&summary(&config.effective));
+        print(&summary(&config));
         Ok(())
     }
 }
 
-/// Every setting in force and where it was set, and a warning about those that make keys what they are.
-fn summary(effective: &[Effective]) -> String {
+/// Every setting in force and where it was set, and what is worth a second look.
+fn summary(config: &Config) -> String {
     let mut table = Table::new([
         ("SETTING", Align::Left),
         ("VALUE", Align::Left),
         ("FROM", Align::Left),
     ]);
-    for setting in effective {
+    for setting in &config.effective {
         let origin = setting.origin.as_ref();
         table.row([
             setting.key.clone(),
@@ -36,16 +36,15 @@ fn summary(effective: &[Effective]) -> String {
             origin.map_or_else(|| "default".to_owned(), ToString::to_string),
         ]);
     }
-    let identity: Vec<_> = effective
-        .iter()
-        .filter(|setting| setting.origin.is_some() && IDENTITY.contains(&setting.key.as_str()))
-        .map(|setting| setting.key.as_str())
-        .collect();
     let mut text = format!("{table}\nno faults\n");
+    for warning in config.warnings() {
+        text.push_str(&format!("warning: {warning}\n"));
+    }
+    let identity = config.identity();
     if !identity.is_empty() {
         text.push_str(&format!(
-            "warning: {} decide which requests are the same. Changing them on a running service starts new\n\
-             keys: a retry that crosses the change executes again. Change them when no retries are under way.\n",
+            "warning: {} decide which requests are the same: to change them on a running service starts new \
+             keys, and a retry that crosses the change executes again\n",
             identity.join(", "),
         ));
     }

@@ -136,15 +136,6 @@ macro_rules! source {
 source!(PrincipalSource);
 source!(CredentialSource);
 
-/// Settings that are part of a key's identity: changing them starts new keys.
-pub const IDENTITY: [&str; 5] = [
-    "upstream.name",
-    "policy.key-header",
-    "policy.scope",
-    "policy.principal",
-    "policy.methods",
-];
-
 impl Policy {
     pub(super) fn read(section: Section<'_>) -> Self {
         Self {

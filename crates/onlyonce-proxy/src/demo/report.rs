@@ -7,8 +7,8 @@ use std::path::Path;
 use super::pass::Pass;
 use crate::table::{Align, Table};
 
-/// The table, and a word about what was not known.
-pub(crate) fn table(straight: &Pass, guarded: &Pass) -> String {
+/// The table, and a word about what nobody could know.
+pub(crate) fn table(straight: &Pass, guarded: &Pass, colour: bool) -> String {
     let columns = [
         ("", Align::Left),
         ("straight", Align::Right),
@@ -21,18 +21,53 @@ pub(crate) fn table(straight: &Pass, guarded: &Pass) -> String {
     row("operations", &|pass| pass.operations.to_string());
     row("client retries", &|pass| pass.retries.to_string());
     row("charges made", &|pass| pass.totals.charges.to_string());
-    row("duplicates", &|pass| pass.totals.duplicates.to_string());
-    row("money charged twice", &|pass| {
-        dollars(pass.totals.charged_twice)
-    });
+    row(DUPLICATES, &|pass| pass.totals.duplicates.to_string());
+    row(TWICE, &|pass| dollars(pass.totals.charged_twice));
     row("answers replayed", &|pass| pass.replayed.to_string());
     row("outcome unknown", &|pass| pass.unknown.to_string());
     if straight.gave_up + guarded.gave_up > 0 {
         row("no answer at all", &|pass| pass.gave_up.to_string());
     }
-    format!("{table}\n{}", meaning(guarded))
+    let mut text = String::new();
+    for (number, line) in table.to_string().lines().enumerate() {
+        let line = if colour {
+            coloured(line)
+        } else {
+            line.to_owned()
+        };
+        let _ = writeln!(text, "  {line}");
+        if number == 0 {
+            let _ = writeln!(text, "  {}", "─".repeat(line.chars().count()));
+        }
+    }
+    text + "\n" + &meaning(guarded)
 }
 
+const DUPLICATES: &str = "duplicates";
+const TWICE: &str = "money charged twice";
+
+/// The rows that matter: what went wrong in red, what did not in green.
+fn coloured(line: &str) -> String {
+    if !line.starts_with(DUPLICATES) && !line.starts_with(TWICE) {
+        return line.to_owned();
+    }
+    let paint = |cell: &str| {
+        let harmless = cell.bytes().all(|byte| matches!(byte, b'0' | b'.' | b'$'));
+        let colour = if harmless { "32" } else { "31" };
+        format!("\x1b[1;{colour}m{cell}\x1b[0m")
+    };
+    let mut cells = line.rsplitn(2, ' ');
+    let (guarded, rest) = (
+        cells.next().unwrap_or_default(),
+        cells.next().unwrap_or_default(),
+    );
+    let straight = rest.trim_end();
+    let gap = &rest[straight.len()..];
+    let (title, straight) = straight.rsplit_once(' ').unwrap_or_default();
+    format!("{title} {}{gap} {}", paint(straight), paint(guarded))
+}
+
+/// Says only what the service's ledger bears out.
 fn meaning(guarded: &Pass) -> String {
     let mut text = String::new();
     if guarded.totals.duplicates > 0 {
@@ -41,11 +76,14 @@ fn meaning(guarded: &Pass) -> String {
     if guarded.unknown > 0 {
         let _ = writeln!(
             text,
-            "{} times the service charged and its reply was lost before onlyonce saw it. Nobody can know\n\
-             the outcome then, so nothing was sent again: the client got a clear `outcome-unknown` in place\n\
-             of a second charge, and an operator decides (`onlyonce records`).",
+            "{} times the service lost its reply before onlyonce saw it. Nobody can know the outcome then,\n\
+             so nothing was sent again: the client got a clear `outcome-unknown` in place of a second charge,\n\
+             and an operator who has looked at the service decides (`onlyonce records resolve`).",
             guarded.unknown,
         );
+    }
+    if guarded.totals.charges == guarded.operations && guarded.totals.duplicates == 0 {
+        text.push_str("The service's ledger shows every order charged once.\n");
     }
     text
 }
@@ -55,7 +93,12 @@ fn dollars(cents: u64) -> String {
 }
 
 /// Lines to type while the demo stays up.
-pub(crate) fn invitation(proxy: SocketAddr, service: SocketAddr, store: &Path) -> String {
+pub(crate) fn invitation(
+    program: &str,
+    proxy: SocketAddr,
+    service: SocketAddr,
+    store: &Path,
+) -> String {
     let post = |to: SocketAddr, order: &str, more: &str| {
         format!(
             "curl -i http://{to}/charges -H 'Idempotency-Key: {order}' {more}\\\n       \
@@ -69,7 +112,7 @@ pub(crate) fn invitation(proxy: SocketAddr, service: SocketAddr, store: &Path) -
     format!(
         "The service and the proxy stay up; Ctrl-C ends them. In another terminal:\n\
          \n\
-         \x20 # Pay twice with one key: charged once, the second answer is a replay.\n\
+         \x20 # Run this twice: one key, charged once; the second answer is a replay.\n\
          \x20 {again}\n\
          \x20 curl http://{service}/charges/mine-1\n\
          \n\
@@ -80,7 +123,32 @@ pub(crate) fn invitation(proxy: SocketAddr, service: SocketAddr, store: &Path) -
          \x20 # The service charges and its reply is lost: the outcome is unknown, a retry charges nothing.\n\
          \x20 {lost}\n\
          \n\
-         \x20 # Look at the records.\n\
-         \x20 onlyonce records list --store sqlite://{store} --state unknown\n"
+         \x20 # Look at the records; `records resolve --help` tells how to decide one.\n\
+         \x20 {program} records list --store sqlite://{store} --state unknown\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_change_no_text() {
+        for line in [
+            "duplicates                 60                 0",
+            "money charged twice  $1.50  $0.00",
+        ] {
+            let painted = coloured(line);
+            assert!(
+                painted.contains("\x1b[1;31m") && painted.contains("\x1b[1;32m"),
+                "{painted:?}"
+            );
+            let plain = painted
+                .replace("\x1b[1;31m", "")
+                .replace("\x1b[1;32m", "")
+                .replace("\x1b[0m", "");
+            assert_eq!(plain, line);
+        }
+        assert_eq!(coloured("client retries  1  2"), "client retries  1  2");
+    }
 }

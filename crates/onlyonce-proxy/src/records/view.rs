@@ -77,9 +77,11 @@ pub(super) fn list(records: &[Summary], output: Output) -> String {
                     summary.id.to_string(),
                     state_name(summary.state).to_owned(),
                     summary.epoch.to_string(),
-                    time(summary.claimed_at),
-                    summary.settled_at.map_or_else(|| "-".to_owned(), time),
-                    time(summary.expires_at),
+                    to_the_second(summary.claimed_at),
+                    summary
+                        .settled_at
+                        .map_or_else(|| "-".to_owned(), to_the_second),
+                    to_the_second(summary.expires_at),
                 ]);
             }
             table.to_string()
@@ -263,6 +265,13 @@ fn time(moment: Timestamp) -> String {
         |_| format!("{} µs", moment.as_micros()),
         |moment| moment.to_string(),
     )
+}
+
+/// For tables, where more digits only cost room.
+fn to_the_second(moment: Timestamp) -> String {
+    const SECOND: i64 = 1_000_000;
+    let micros = moment.as_micros();
+    time(Timestamp::from_micros(micros - micros.rem_euclid(SECOND)))
 }
 
 fn json(value: &impl Serialize) -> String {
