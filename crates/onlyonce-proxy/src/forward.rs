@@ -177,7 +177,7 @@ impl Inner {
         let protocol = request_head::prepare(&mut parts, &self.settings, peer, may_upgrade)
             .map_err(Failure::Refused)?;
         let body = match deadline {
-            Some(_) => Outgoing::whole(body).await.map_err(Failure::RequestBody)?,
+            Some(_) => Outgoing::whole(body).await.map_err(Failure::Incomplete)?,
             None => Outgoing::stream(body, &limits.upload),
         };
         request_head::frame(&mut parts, &body);

@@ -1,7 +1,8 @@
 //! Accepts connections and serves HTTP/1.1 on them, until told to drain.
 //!
 //! Everything a stranger can do to a socket is bounded here: the number of connections, the size of a
-//! request's head and the time it takes to arrive, how long a closed connection lingers. Requests that
+//! request's head and the time it takes to arrive, how long a client may leave its response unread and a
+//! closed connection lingers. Requests that
 //! hyper lets through and HTTP forbids (no `Host`, two, an unknown transfer coding) are answered before
 //! any service sees them, so that they leave no record. A service that panics costs its client a 500 and
 //! nobody else anything.
@@ -55,6 +56,7 @@ use tower_service::Service;
 use tracing::{debug, warn};
 
 use self::connection::Connection;
+use self::io::IoLimits;
 
 /// The limits of a [`Listener`].
 #[derive(Debug, Clone)]
@@ -69,6 +71,9 @@ pub struct ListenerSettings {
     pub head_bytes_max: usize,
     /// The most fields in a request's head; 431 above. Default: 100.
     pub headers_max: usize,
+    /// How long a client may refuse to read its response, without taking a byte, before it is cut off.
+    /// Default: 60 s.
+    pub write_timeout: Duration,
     /// How long a connection that we ended waits for the client to have read the response. Default: 2 s.
     pub linger: Duration,
     /// How long requests in progress may take to end once a drain has begun. Default: 30 s.
@@ -82,6 +87,7 @@ impl Default for ListenerSettings {
             head_timeout: Duration::from_secs(30),
             head_bytes_max: 64 << 10,
             headers_max: DEFAULT_HEADERS_MAX,
+            write_timeout: Duration::from_secs(60),
             linger: Duration::from_secs(2),
             drain: Duration::from_secs(30),
         }
@@ -171,7 +177,10 @@ impl Listener {
         let serving = Connection {
             service,
             http1: connection::http1(&self.settings),
-            linger: self.settings.linger,
+            limits: IoLimits {
+                write: self.settings.write_timeout,
+                linger: self.settings.linger,
+            },
             draining: draining.clone(),
             aborting: aborting.clone(),
         };

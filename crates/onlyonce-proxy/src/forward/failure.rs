@@ -25,7 +25,9 @@ pub(crate) enum Failure {
     NotSent(#[from] NotSent),
     #[error("too little time left to begin")]
     TooLate,
-    #[error("the request's body broke off")]
+    #[error("the request's body was not complete")]
+    Incomplete(#[source] BoxError),
+    #[error("the request's body broke off while it was sent")]
     RequestBody(#[source] BoxError),
     #[error("the client paused its upload for too long")]
     ClientStalled,
@@ -60,9 +62,11 @@ impl Failure {
     /// What is known of the request's execution.
     fn evidence(&self) -> Evidence {
         match self {
-            Self::Refused(_) | Self::Dial(_) | Self::NotSent(_) | Self::TooLate => {
-                Evidence::NotSent
-            }
+            Self::Refused(_)
+            | Self::Dial(_)
+            | Self::NotSent(_)
+            | Self::TooLate
+            | Self::Incomplete(_) => Evidence::NotSent,
             Self::RequestBody(_)
             | Self::ClientStalled
             | Self::Broken(_)
@@ -75,7 +79,7 @@ impl Failure {
     pub(crate) fn into_response(self, asked: &Asked) -> Response<ForwardBody> {
         let evidence = self.evidence();
         match &self {
-            Self::Refused(_) | Self::RequestBody(_) | Self::ClientStalled => {
+            Self::Refused(_) | Self::Incomplete(_) | Self::RequestBody(_) | Self::ClientStalled => {
                 debug!(
                     error = &self as &dyn std::error::Error,
                     "request not completed"
@@ -95,7 +99,7 @@ impl Failure {
     fn told(&self, asked: &Asked) -> Response<Bytes> {
         let problem = match self {
             Self::Refused(refusal) => return plain_problem(refusal.status, refusal.detail),
-            Self::RequestBody(_) => {
+            Self::Incomplete(_) | Self::RequestBody(_) => {
                 return plain_problem(StatusCode::BAD_REQUEST, "the request's body broke off");
             }
             Self::ClientStalled => {

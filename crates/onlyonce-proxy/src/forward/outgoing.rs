@@ -58,7 +58,10 @@ impl Upload {
 
     fn set(&self, state: u8) {
         self.state.store(state, Ordering::Relaxed);
-        self.activity.touch();
+        // Asking in vain is no progress, however often it is done.
+        if state == FLOWING {
+            self.activity.touch();
+        }
     }
 }
 

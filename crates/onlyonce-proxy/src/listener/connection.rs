@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -22,7 +21,7 @@ use tower::ServiceExt;
 use tower_service::Service;
 use tracing::{debug, error};
 
-use super::io::{ServerIo, Unfinished};
+use super::io::{IoLimits, ServerIo, Unfinished};
 use super::response_body::Watched;
 use super::screen::screen;
 use super::{DEFAULT_HEADERS_MAX, ListenerSettings, PeerAddr, prepare};
@@ -33,7 +32,7 @@ use crate::problem::plain_problem;
 pub(super) struct Connection<S> {
     pub(super) service: S,
     pub(super) http1: http1::Builder,
-    pub(super) linger: Duration,
+    pub(super) limits: IoLimits,
     /// Ends the connection after the request in progress.
     pub(super) draining: CancellationToken,
     /// Ends it at once.
@@ -69,7 +68,7 @@ where
     pub(super) async fn serve(self, stream: TcpStream, peer: SocketAddr) {
         prepare(&stream);
         let unfinished = Unfinished::default();
-        let io = ServerIo::new(stream, unfinished.clone(), self.linger);
+        let io = ServerIo::new(stream, unfinished.clone(), self.limits);
         let service = self.service;
         let answer = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(PeerAddr(peer));

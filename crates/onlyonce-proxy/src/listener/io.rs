@@ -26,7 +26,8 @@ impl Unfinished {
     }
 }
 
-/// A client's socket whose shutdown lingers and whose death amid a response is a reset.
+/// A client's socket whose shutdown lingers, whose death amid a response is a reset, and which does not
+/// wait for ever for a client that does not read.
 ///
 /// Closing a socket with unread data makes the system send a reset, which takes the response with it if
 /// the client was still busy sending. So after our end is sent, what the client sends is read and thrown
@@ -35,8 +36,19 @@ impl Unfinished {
 pub(crate) struct ServerIo {
     stream: TcpStream,
     unfinished: Unfinished,
-    linger: Duration,
+    limits: IoLimits,
+    /// Runs while a write waits.
+    stall: Option<Pin<Box<Sleep>>>,
     lingering: Option<Lingering>,
+}
+
+/// How long a client's socket waits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct IoLimits {
+    /// For a client that does not read what it asked for.
+    pub(crate) write: Duration,
+    /// For a client to end its side after we have ended ours.
+    pub(crate) linger: Duration,
 }
 
 #[derive(Debug)]
@@ -49,13 +61,31 @@ struct Lingering {
 const LINGER_BYTES_MAX: usize = 16 << 20;
 
 impl ServerIo {
-    pub(crate) fn new(stream: TcpStream, unfinished: Unfinished, linger: Duration) -> Self {
+    pub(crate) fn new(stream: TcpStream, unfinished: Unfinished, limits: IoLimits) -> Self {
         Self {
             stream,
             unfinished,
-            linger,
+            limits,
+            stall: None,
             lingering: None,
         }
+    }
+
+    /// Passes a write's outcome on; an error where it has waited too long.
+    fn bounded(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stall = None;
+            return written;
+        }
+        let limit = self.limits.write;
+        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(limit)));
+        ready!(stall.as_mut().poll(cx));
+        let reason = "the client did not read the response";
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, reason)))
     }
 
     /// Throws away what arrives; ready when the client has ended, or our patience has.
@@ -93,7 +123,8 @@ impl AsyncWrite for ServerIo {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.bounded(written, cx)
     }
 
     fn poll_write_vectored(
@@ -101,7 +132,8 @@ impl AsyncWrite for ServerIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.bounded(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -116,7 +148,7 @@ impl AsyncWrite for ServerIo {
         if self.lingering.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
             self.lingering = Some(Lingering {
-                limit: Box::pin(sleep(self.linger)),
+                limit: Box::pin(sleep(self.limits.linger)),
                 bytes_left: LINGER_BYTES_MAX,
             });
         }

@@ -301,6 +301,20 @@ async fn a_client_that_has_ended_its_side_still_gets_its_answer() {
 }
 
 #[tokio::test]
+async fn a_client_that_ends_between_requests_frees_its_place() {
+    let addr = serve(|settings| settings.connections_max = 1, path_of).await;
+    for round in 0..5 {
+        let mut client = Raw::connect(addr).await;
+        if round % 2 == 0 {
+            client.send("GET /a HTTP/1.1\r\nHost: s\r\n\r\n").await;
+            assert_eq!(client.response().await.unwrap().text(), "/a");
+        }
+        client.finish().await;
+        assert!(client.ended().await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
 async fn more_connections_than_allowed_wait() {
     let addr = serve(|settings| settings.connections_max = 1, path_of).await;
     let mut first = Raw::connect(addr).await;

@@ -193,6 +193,45 @@ async fn an_upload_reaches_the_upstream_as_it_comes() {
     assert!(rest.is_empty(), "{rest:?}");
 }
 
+/// F23: a client that pauses its upload holds nothing for ever, and is not taken for a slow upstream.
+#[tokio::test]
+async fn a_stalled_upload_is_408() {
+    let legacy = Legacy::start().await;
+    let limit = Duration::from_millis(100);
+    let url = legacy.url();
+    let proxy =
+        Proxy::start_with(&url, |settings| settings.first_byte_timeout = limit, |_| {}).await;
+    let mut client = Raw::connect(proxy.addr).await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 10\r\n\r\n01234")
+        .await;
+    assert_eq!(client.response().await.unwrap().status, 408);
+    assert_eq!(legacy.effects(), 0);
+    client.ended().await.unwrap();
+}
+
+/// F23: nor does one that does not read its response.
+#[tokio::test]
+async fn a_response_that_is_not_read_is_given_up() {
+    let listener = listen();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let limit = Duration::from_millis(100);
+    let proxy = Proxy::start_with(&url, |_| {}, |settings| settings.write_timeout = limit).await;
+    let mut client = connect(proxy.addr).await;
+    client
+        .write_all(b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n")
+        .await
+        .unwrap();
+    let (mut upstream, _) = listener.accept().await.unwrap();
+    read_head(&mut upstream).await;
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {TOTAL}\r\n\r\n");
+    upstream.write_all(head.as_bytes()).await.unwrap();
+    let piece = vec![b'x'; PIECE];
+    let pouring = async { while upstream.write_all(&piece).await.is_ok() {} };
+    within("the proxy to give up", pouring).await;
+    drop(client);
+}
+
 #[tokio::test]
 async fn a_broken_upload_is_answered_as_such() {
     let legacy = Legacy::start().await;
