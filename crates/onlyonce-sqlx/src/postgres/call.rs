@@ -35,27 +35,19 @@ pub(super) async fn perform<C: Call>(
     limit: Duration,
     call: &C,
 ) -> Result<C::Output, StoreError> {
+    // Whether a write may have happened without our knowing. Outlives the tries that are cut off.
     let doubt = AtomicBool::new(false);
-    match timeout(limit, tries(pool, call, &doubt)).await {
-        Ok(Ok(output)) => Ok(output),
-        // Whatever the last try says: an earlier one may have written.
-        Ok(Err(error)) if doubt.load(Ordering::Relaxed) && !error.may_have_applied() => {
-            Err(StoreError::new(error.kind(), error))
-        }
-        Ok(Err(error)) => Err(error),
-        Err(elapsed) if doubt.load(Ordering::Relaxed) => {
-            Err(StoreError::new(StoreErrorKind::Timeout, elapsed))
-        }
-        Err(elapsed) => Err(StoreError::not_applied(StoreErrorKind::Timeout, elapsed)),
-    }
+    let mut failure = match timeout(limit, tries(pool, call, &doubt)).await {
+        Ok(Ok(output)) => return Ok(output),
+        Ok(Err(failure)) => failure,
+        Err(elapsed) => Failure::other(StoreErrorKind::Timeout, elapsed),
+    };
+    // Whatever the last try says: an earlier one may have written.
+    failure.may_have_applied |= doubt.load(Ordering::Relaxed);
+    Err(failure.into_error())
 }
 
-/// `doubt` is true while a write may have happened without our knowing.
-async fn tries<C: Call>(
-    pool: &Pool,
-    call: &C,
-    doubt: &AtomicBool,
-) -> Result<C::Output, StoreError> {
+async fn tries<C: Call>(pool: &Pool, call: &C, doubt: &AtomicBool) -> Result<C::Output, Failure> {
     let mut tries = 1;
     loop {
         let mut borrowed = pool.borrow().await?;
@@ -67,17 +59,17 @@ async fn tries<C: Call>(
             }
             Err(failure) => failure,
         };
+        doubt.store(before || failure.may_have_applied, Ordering::Relaxed);
         match failure.connection {
             Condition::Good => borrowed.give_back(),
-            Condition::Broken => drop(borrowed),
+            Condition::Broken => drop(borrowed.close()),
             Condition::ServerGone => {
-                drop(borrowed);
-                pool.server_gone();
+                pool.server_gone(borrowed.generation());
+                drop(borrowed.close());
             }
         }
-        doubt.store(before || failure.may_have_applied, Ordering::Relaxed);
         if !failure.retry || tries == TRIES {
-            return Err(failure.into_error());
+            return Err(failure);
         }
         tracing::debug!(tries, "a call to postgres is repeated");
         sleep(jittered(PAUSE * tries)).await;

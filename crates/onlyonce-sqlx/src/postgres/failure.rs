@@ -70,6 +70,12 @@ impl Failure {
         self.sqlstate.as_deref() == Some("42P01")
     }
 
+    /// The failure of a statement that was not followed by its transaction's commit.
+    pub(super) fn uncommitted(mut self) -> Self {
+        self.may_have_applied = false;
+        self
+    }
+
     pub(super) fn into_error(self) -> StoreError {
         if self.may_have_applied {
             StoreError::new(self.kind, self.source)

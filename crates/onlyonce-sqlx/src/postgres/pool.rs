@@ -4,22 +4,33 @@
 //! time-out, knows one server, and takes back connections whose call was dropped half-way (a cancelled
 //! `begin` leaves its transaction open there, for the next borrower to write into). Here a connection comes
 //! back only when its call says that it ended in order; any other way it is closed, never cancelled: a
-//! `CancelRequest` can turn a commit that is waiting for its standby into one that claims to be replicated.
+//! `CancelRequest` can turn a commit that is waiting for its standby into one that claims to be replicated
+//! (P3).
+//!
+//! A backend does not notice that its client has left while it waits for a standby. So a connection whose
+//! call was dropped is kept, aside, until its server answers: as many as there are connections for calls,
+//! and when they are used up, in place of those. A cluster without its standby is then not flooded (F11).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use onlyonce::store::{StoreError, StoreErrorKind};
+use onlyonce::store::StoreErrorKind;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
+use super::failure::Failure;
 use super::primary::Primary;
 use super::session::{Session, begin_statement};
 use super::settings::Settings;
 
 /// A connection that rested this long is asked whether it still lives before a call relies on it.
 const TRUSTED_FOR: Duration = Duration::from_secs(5);
+/// How long that may take.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// After this long without an answer a connection whose call was dropped is closed all the same.
+const ABANDONED_MAX: Duration = Duration::from_secs(600);
 /// Connections are renewed, so that a server that joined gets its share and memory is given back.
 const AGE_MAX: Duration = Duration::from_secs(1_800);
 
@@ -29,19 +40,22 @@ pub(super) struct Pool {
     primary: Primary,
     begin: Option<Arc<str>>,
     permits: Arc<Semaphore>,
-    idle: Arc<Idle>,
+    shared: Arc<Shared>,
 }
 
-/// The connections that nobody uses; the one used last is on top.
-#[derive(Debug, Default)]
-struct Idle {
-    resting: Mutex<Vec<Resting>>,
+/// What connections in use need to find their way back.
+#[derive(Debug)]
+struct Shared {
+    /// The connections that nobody uses; the one used last is on top.
+    idle: Mutex<Vec<Idle>>,
     /// Raised when the server went away: connections of before are not used again.
     generation: AtomicU64,
+    /// Room aside for connections whose call was dropped.
+    abandoned: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
-struct Resting {
+struct Idle {
     live: Live,
     since: Instant,
 }
@@ -53,91 +67,155 @@ struct Live {
     born: Instant,
 }
 
-/// A connection in use. Dropping it closes the connection; [`Borrowed::give_back`] keeps it.
+/// A connection in use. [`give_back`](Self::give_back) keeps it, [`close`](Self::close) closes it, and
+/// dropping it, which is what a dropped call does, closes it when its server has answered.
 #[derive(Debug)]
 pub(super) struct Borrowed {
-    // In this order: the connection is closed before the next one may be opened.
-    live: Live,
-    idle: Arc<Idle>,
-    _permit: OwnedSemaphorePermit,
+    /// `None` only while it is being dropped.
+    taken: Option<(Live, OwnedSemaphorePermit)>,
+    shared: Arc<Shared>,
 }
 
 impl Pool {
     pub(super) fn new(settings: &Settings) -> Self {
-        let permits = usize::try_from(settings.connections).unwrap_or(Semaphore::MAX_PERMITS);
+        let connections = usize::try_from(settings.connections).unwrap_or(Semaphore::MAX_PERMITS);
+        let connections = connections.min(Semaphore::MAX_PERMITS);
         Self {
             primary: Primary::new(settings),
             begin: settings.pooler.then(|| begin_statement(settings).into()),
-            permits: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
-            idle: Arc::default(),
+            permits: Arc::new(Semaphore::new(connections)),
+            shared: Arc::new(Shared {
+                idle: Mutex::default(),
+                generation: AtomicU64::new(0),
+                abandoned: Arc::new(Semaphore::new(connections)),
+            }),
         }
     }
 
     /// A connection to the primary. Waits while all are in use: the caller sets the limit of time.
-    pub(super) async fn borrow(&self) -> Result<Borrowed, StoreError> {
-        let permit = Arc::clone(&self.permits)
+    pub(super) async fn borrow(&self) -> Result<Borrowed, Failure> {
+        let mut permit = Arc::clone(&self.permits)
             .acquire_owned()
             .await
-            .map_err(|closed| StoreError::not_applied(StoreErrorKind::Unavailable, closed))?;
-        while let Some(resting) = self.idle.take() {
-            let mut live = resting.live;
-            if resting.since.elapsed() < TRUSTED_FOR || live.session.answers().await {
-                return Ok(self.lend(live, permit));
+            .map_err(|closed| Failure::other(StoreErrorKind::Unavailable, closed))?;
+        while let Some(idle) = self.shared.take_idle() {
+            let rested = idle.since.elapsed();
+            let mut borrowed = self.lend(idle.live, permit);
+            if rested < TRUSTED_FOR || borrowed.answers().await {
+                return Ok(borrowed);
             }
+            permit = borrowed.close();
         }
-        // Before connecting: a failover that happens meanwhile must not go unnoticed.
-        let generation = self.idle.generation.load(Ordering::Acquire);
-        let connection = self.primary.connect().await?;
-        let live = Live {
-            session: Session::new(connection, self.begin.clone()),
-            generation,
-            born: Instant::now(),
-        };
+        let live = self.connect().await?;
         Ok(self.lend(live, permit))
     }
 
-    /// Closes what is idle, and what is in use once it comes back: the server went away.
-    pub(super) fn server_gone(&self) {
-        self.idle.generation.fetch_add(1, Ordering::AcqRel);
-        self.idle.resting().clear();
+    /// Closes what is idle, and what is in use once it comes back: the server of this connection went away.
+    pub(super) fn server_gone(&self, generation: u64) {
+        // Of all the calls that notice, the first one speaks for its generation.
+        let next = generation + 1;
+        let raised = self.shared.generation.compare_exchange(
+            generation,
+            next,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        if raised.is_ok() {
+            self.shared.idle().clear();
+        }
+    }
+
+    async fn connect(&self) -> Result<Live, Failure> {
+        // Before connecting: a failover that happens meanwhile must not go unnoticed.
+        let generation = self.shared.generation.load(Ordering::Acquire);
+        let connection = self.primary.connect().await?;
+        Ok(Live {
+            session: Session::new(connection, self.begin.clone()),
+            generation,
+            born: Instant::now(),
+        })
     }
 
     fn lend(&self, live: Live, permit: OwnedSemaphorePermit) -> Borrowed {
         Borrowed {
-            live,
-            idle: Arc::clone(&self.idle),
-            _permit: permit,
+            taken: Some((live, permit)),
+            shared: Arc::clone(&self.shared),
         }
     }
 }
 
 impl Borrowed {
     pub(super) fn session(&mut self) -> &mut Session {
-        &mut self.live.session
+        &mut self.live().session
+    }
+
+    /// The connection's generation, for [`Pool::server_gone`].
+    pub(super) fn generation(&mut self) -> u64 {
+        self.live().generation
     }
 
     /// Keeps the connection for the next call: this one ended in order.
-    pub(super) fn give_back(self) {
-        let Self {
-            live,
-            idle,
-            _permit,
-        } = self;
-        let current = live.generation == idle.generation.load(Ordering::Acquire);
+    pub(super) fn give_back(mut self) {
+        let Some((live, permit)) = self.taken.take() else {
+            return;
+        };
+        let current = live.generation == self.shared.generation.load(Ordering::Acquire);
         if current && live.born.elapsed() < AGE_MAX {
             let since = Instant::now();
-            idle.resting().push(Resting { live, since });
+            self.shared.idle().push(Idle { live, since });
         }
+        // Only now may another be opened.
+        drop(permit);
+    }
+
+    /// Closes the connection, of which nothing is to be expected any more.
+    pub(super) fn close(mut self) -> OwnedSemaphorePermit {
+        let (live, permit) = self.taken.take().expect(HELD);
+        drop(live);
+        permit
+    }
+
+    async fn answers(&mut self) -> bool {
+        let answers = self.session().answers();
+        timeout(ANSWER_MAX, answers).await.unwrap_or(false)
+    }
+
+    fn live(&mut self) -> &mut Live {
+        let (live, _) = self.taken.as_mut().expect(HELD);
+        live
     }
 }
 
-impl Idle {
-    fn take(&self) -> Option<Resting> {
-        self.resting().pop()
+const HELD: &str = "a connection is taken from its guard only by what consumes the guard";
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        let (Some((mut live, permit)), Ok(runtime)) = (self.taken.take(), Handle::try_current())
+        else {
+            return;
+        };
+        let room = Arc::clone(&self.shared.abandoned).try_acquire_owned();
+        // With room aside, the next call may open another connection at once.
+        let held = room.unwrap_or(permit);
+        runtime.spawn(async move {
+            let answered = timeout(ABANDONED_MAX, live.session.answers()).await;
+            tracing::debug!(
+                answered = answered.is_ok(),
+                "an abandoned connection is closed"
+            );
+            drop(live);
+            drop(held);
+        });
+    }
+}
+
+impl Shared {
+    fn take_idle(&self) -> Option<Idle> {
+        self.idle().pop()
     }
 
-    fn resting(&self) -> MutexGuard<'_, Vec<Resting>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         // A push, a pop or a clear is whole or did not happen.
-        self.resting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,12 +8,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use onlyonce::store::{StoreError, StoreErrorKind};
+use onlyonce::store::StoreErrorKind;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Row, raw_sql};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
+use super::failure::Failure;
 use super::settings::{Settings, address};
 
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -80,7 +81,7 @@ impl Primary {
     }
 
     /// A fresh connection to the primary.
-    pub(super) async fn connect(&self) -> Result<PgConnection, StoreError> {
+    pub(super) async fn connect(&self) -> Result<PgConnection, Failure> {
         let mut search = self.search.lock().await;
         if let Some((failure, until)) = &search.failed
             && Instant::now() < *until
@@ -104,6 +105,10 @@ impl Primary {
             }
         }
         let failure = Arc::new(NoPrimary(refusals));
+        if search.pause.is_zero() {
+            // Once for each outage: the calls that fail say so themselves.
+            tracing::warn!(error = %failure, "postgres is out of reach");
+        }
         search.pause = (search.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
         search.failed = Some((
             Arc::clone(&failure),
@@ -134,8 +139,8 @@ async fn connect_to_primary(target: &PgConnectOptions) -> Result<PgConnection, R
     Ok(connection)
 }
 
-fn unavailable(failure: &Arc<NoPrimary>) -> StoreError {
-    StoreError::not_applied(StoreErrorKind::Unavailable, Arc::clone(failure))
+fn unavailable(failure: &Arc<NoPrimary>) -> Failure {
+    Failure::other(StoreErrorKind::Unavailable, Arc::clone(failure))
 }
 
 /// Between half and all of `pause`.

@@ -8,11 +8,13 @@
 //! Every method waits for the server's `ReadyForQuery`, which comes after the commit: a row that was
 //! returned is not yet a row that will last.
 
+use std::sync::Arc;
+
 use sqlx::postgres::{PgArguments, PgConnection, PgRow, Postgres};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, raw_sql};
 
-use super::failure::Failure;
+use super::failure::{Condition, Failure};
 use super::settings::Settings;
 
 /// A connection in use by one call.
@@ -20,7 +22,7 @@ use super::settings::Settings;
 pub(super) struct Session {
     connection: PgConnection,
     /// What begins a transaction behind a pooler; `None` without one.
-    begin: Option<std::sync::Arc<str>>,
+    begin: Option<Arc<str>>,
 }
 
 /// What begins a transaction in which nothing depends on the defaults of session or server.
@@ -35,7 +37,7 @@ pub(super) fn begin_statement(settings: &Settings) -> String {
 }
 
 impl Session {
-    pub(super) fn new(connection: PgConnection, begin: Option<std::sync::Arc<str>>) -> Self {
+    pub(super) fn new(connection: PgConnection, begin: Option<Arc<str>>) -> Self {
         Self { connection, begin }
     }
 
@@ -55,7 +57,7 @@ impl Session {
         let Some(begin) = self.begin.clone() else {
             return Ok(query.fetch_all(&mut self.connection).await?);
         };
-        self.run(&begin).await?;
+        self.run(&begin).await.map_err(Failure::uncommitted)?;
         match query
             .persistent(false)
             .fetch_all(&mut self.connection)
@@ -65,7 +67,7 @@ impl Session {
                 self.run("commit").await?;
                 Ok(rows)
             }
-            Err(error) => Err(self.roll_back(error.into()).await),
+            Err(error) => Err(self.roll_back(Failure::from(error).uncommitted()).await),
         }
     }
 
@@ -78,10 +80,8 @@ impl Session {
 
     /// Ends a transaction in which something failed, so that the connection can be used again.
     pub(super) async fn roll_back(&mut self, mut failure: Failure) -> Failure {
-        if failure.connection == super::failure::Condition::Good
-            && self.run("rollback").await.is_err()
-        {
-            failure.connection = super::failure::Condition::Broken;
+        if failure.connection == Condition::Good && self.run("rollback").await.is_err() {
+            failure.connection = Condition::Broken;
         }
         failure
     }

@@ -1,10 +1,13 @@
 //! A commit waits for the disk, whatever the database's setting says.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use onlyonce::store::{Present, Store};
+use onlyonce::Epoch;
+use onlyonce::store::{Claimed, Present, Store, StoreErrorKind};
 use onlyonce_sqlx::PostgresStore;
-use onlyonce_test::conformance::sample::{acquired, claim, completed, response};
+use onlyonce_test::conformance::sample::{acquired, claim, completed, present, response, rival};
+use onlyonce_test::event::within;
 use onlyonce_test::pgbouncer::PgBouncer;
 use onlyonce_test::postgres::{Cluster, Database, Options, find_bin_dirs};
 
@@ -80,6 +83,68 @@ async fn an_insertion_that_asks_for_nothing_is_lost_in_the_same_crash() {
     cluster.start_again().unwrap();
     let mut after = sqlx::ConnectOptions::connect(&database).await.unwrap();
     assert!(value::<bool>(&mut after, "select to_regclass('t') is null").await);
+}
+
+/// F7, F11: the synchronous standby is gone, so commits wait, written but invisible. The repeat conflicts
+/// with the first try's row instead of not finding it; nothing is cancelled (a cancelled wait says that it
+/// committed, P3), and the server is not flooded with connections.
+#[tokio::test]
+async fn a_commit_that_waits_for_its_standby_is_a_timeout_and_found_by_its_repeat() {
+    let cluster = Options::default().fsync(false).start(&bin_dir()).unwrap();
+    let url = settings(&cluster.url("postgres"));
+    let reader = PostgresStore::connect(url.clone()).await.unwrap();
+    let options: sqlx::postgres::PgConnectOptions = cluster.url("postgres").parse().unwrap();
+    let mut admin = sqlx::ConnectOptions::connect(&options).await.unwrap();
+    run(
+        &mut admin,
+        "alter system set synchronous_standby_names = 'ghost'",
+    )
+    .await;
+    run(&mut admin, "select pg_reload_conf()").await;
+
+    let store = PostgresStore::open(
+        url.with_connections(4)
+            .with_call_timeout(Duration::from_millis(300)),
+    );
+    let owner = claim(1);
+    let (mut tries, hanging) = (
+        0,
+        "select count(*) from pg_stat_activity where wait_event = 'SyncRep'",
+    );
+    while value::<i64>(&mut admin, hanging).await == 0 {
+        // The new setting may arrive a moment after the first try; its claim is then simply there.
+        tries += 1;
+        let claimed = store.claim(&claim(100 + tries)).await;
+        assert!(claimed.is_ok() || claimed.unwrap_err().may_have_applied());
+    }
+    let error = store.claim(&owner).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Timeout);
+    assert!(error.may_have_applied());
+    for number in 0..20 {
+        let claimed = store.claim(&rival(&owner)).await;
+        assert_eq!(claimed.unwrap_err().kind(), StoreErrorKind::Timeout);
+        let claimed = store.claim(&claim(200 + number)).await;
+        assert_eq!(claimed.unwrap_err().kind(), StoreErrorKind::Timeout);
+    }
+    // Four for calls, and four aside.
+    let sessions = "select count(*) from pg_stat_activity \
+         where application_name = 'onlyonce' and state <> 'idle'";
+    assert!(value::<i64>(&mut admin, sessions).await <= 8);
+
+    run(&mut admin, "alter system reset synchronous_standby_names").await;
+    run(&mut admin, "select pg_reload_conf()").await;
+    let repeated = within("the repeat is acquired", async {
+        loop {
+            match store.claim(&owner).await {
+                Ok(claimed) => break claimed,
+                Err(error) => assert!(error.is_transient()),
+            }
+        }
+    })
+    .await;
+    assert_eq!(repeated, Claimed::Acquired(Epoch::FIRST));
+    let present = present(reader.claim(&rival(&owner)).await);
+    assert!(matches!(present, Present::InFlight { .. }));
 }
 
 #[tokio::test]
