@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -25,9 +25,9 @@ use crate::body::{RequestBody, ResponseBody};
 use crate::evidence::Deadline;
 use crate::fingerprint::fingerprint;
 use crate::key::IdempotencyKey;
-use crate::policy::{OnDuplicate, Policy};
+use crate::policy::{BodyFingerprint, OnDuplicate, Policy};
 use crate::problem::{Code, Problem};
-use crate::record::{RecordId, Token};
+use crate::record::{Fingerprint, RecordId, Token};
 use crate::resources::Resources;
 use crate::scope::{Credential, Principal, record_id};
 use crate::store::{Claim, Present, StoreError};
@@ -70,6 +70,9 @@ pub(crate) enum Reply<R, E> {
     Panicked(Box<dyn std::any::Any + Send>),
 }
 
+/// Above this, canonical JSON is worked out on a thread that may block.
+const CANONICAL_INLINE_BYTES_MAX: usize = 128 << 10;
+
 /// One guarded request.
 pub(crate) struct Execution {
     pub(crate) resources: Arc<Resources>,
@@ -82,6 +85,8 @@ struct Requester {
     id: RecordId,
     principal: Principal,
     credential: Credential,
+    /// The key as it was sent, for policies that repeat it.
+    key: Option<HeaderValue>,
     started: Instant,
 }
 
@@ -99,7 +104,7 @@ impl Execution {
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        let (mut parts, body) = request.into_parts();
+        let (parts, body) = request.into_parts();
         let requester = self.identify(&parts);
         if self.policy.on_duplicate == OnDuplicate::Reject
             && self.resources.in_flight.twin(requester.id).is_some()
@@ -111,7 +116,8 @@ impl Execution {
             Ok(body) => body,
             Err(problem) => return Ok(self.problem(&requester, Outcome::UploadFailed, &problem)),
         };
-        let claim = self.claim_of(&requester, &parts, &body);
+        let (mut parts, fingerprint) = self.fingerprint(parts, &body).await;
+        let claim = self.claim_of(&requester, fingerprint);
         upload::buffered_head(&mut parts, body.len());
         let request = Request::from_parts(parts, RequestBody::buffered(body));
         let reply = self.detach(service, request, &requester, &claim).await;
@@ -124,15 +130,33 @@ impl Execution {
             id: record_id(&self.policy, parts, &principal, &self.key),
             credential: Credential::of(parts, &self.policy.credential),
             principal,
+            key: parts.headers.get(&self.policy.key_header).cloned(),
             started: Instant::now(),
         }
     }
 
-    fn claim_of(&self, requester: &Requester, parts: &Parts, body: &[u8]) -> Claim {
+    /// Canonical JSON of a large body takes long enough to hold up whatever else this thread serves.
+    async fn fingerprint(&self, parts: Parts, body: &Bytes) -> (Parts, Fingerprint) {
+        if self.policy.body_fingerprint != BodyFingerprint::CanonicalJson
+            || body.len() <= CANONICAL_INLINE_BYTES_MAX
+        {
+            let fingerprint = fingerprint(&self.policy, &parts, body);
+            return (parts, fingerprint);
+        }
+        let (policy, body) = (Arc::clone(&self.policy), body.clone());
+        tokio::task::spawn_blocking(move || {
+            let fingerprint = fingerprint(&policy, &parts, &body);
+            (parts, fingerprint)
+        })
+        .await
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    fn claim_of(&self, requester: &Requester, fingerprint: Fingerprint) -> Claim {
         Claim {
             id: requester.id,
             token: Token::random(),
-            fingerprint: fingerprint(&self.policy, parts, body),
+            fingerprint,
             credential: requester.credential.hash(&requester.id),
             lease: self.policy.lease(),
             retention: self.policy.retention,
@@ -192,7 +216,7 @@ impl Execution {
         reply: Reply<R, E>,
     ) -> Result<Response<ResponseBody<R>>, E> {
         let present = match reply {
-            Reply::Answered(response) => return Ok(self.finished(response)),
+            Reply::Answered(response) => return Ok(self.finished(requester, response)),
             Reply::Failed(error) => return Err(error),
             Reply::Panicked(panic) => std::panic::resume_unwind(panic),
             Reply::Problem(problem) => return Ok(self.answer_problem(requester, &problem)),

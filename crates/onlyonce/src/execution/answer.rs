@@ -28,7 +28,7 @@ impl Execution {
                         response.status(),
                         requester.started,
                     );
-                    return self.finished(response.map(ResponseBody::whole));
+                    return self.finished(requester, response.map(ResponseBody::whole));
                 }
                 Err(refusal) => refusal,
             },
@@ -106,16 +106,23 @@ impl Execution {
         problem: &Problem,
     ) -> Response<ResponseBody<R>> {
         let problem = problem.clone().with_record(requester.id);
-        self.finished(self.policy.answer(problem).map(ResponseBody::whole))
+        self.finished(
+            requester,
+            self.policy.answer(problem).map(ResponseBody::whole),
+        )
     }
 
-    pub(super) fn finished<T>(&self, mut response: Response<T>) -> Response<T> {
+    /// Repeats the key as it was sent, where the policy says so.
+    pub(super) fn finished<T>(
+        &self,
+        requester: &Requester,
+        mut response: Response<T>,
+    ) -> Response<T> {
         if self.policy.echo_key
-            && let Ok(value) = http::HeaderValue::from_str(self.key.as_str())
+            && let Some(key) = &requester.key
         {
-            response
-                .headers_mut()
-                .insert(self.policy.key_header.clone(), value);
+            let name = self.policy.key_header.clone();
+            response.headers_mut().insert(name, key.clone());
         }
         response
     }

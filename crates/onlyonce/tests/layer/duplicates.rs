@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use onlyonce::Policy;
-use onlyonce::policy::OnDuplicate;
+use onlyonce::policy::{BodyFingerprint, OnDuplicate};
 use tokio::sync::Semaphore;
 use tower::Layer;
 
@@ -195,5 +195,38 @@ async fn a_client_that_leaves_does_not_stop_the_work() {
     })
     .await;
     assert!(is_replay(&replay), "F6");
+    assert_eq!(upstream.effects(), 1);
+}
+
+#[tokio::test]
+async fn the_key_is_echoed_as_it_was_sent_where_asked_for() {
+    let upstream = Upstream::receipts();
+    let service = layer(Policy::default().with_echo_key(true)).layer(upstream.clone());
+    for replayed in [false, true] {
+        let answer = send(&service, post("\"a key\"", "{}")).await;
+        assert_eq!(is_replay(&answer), replayed);
+        assert_eq!(answer.headers()["idempotency-key"], "\"a key\"", "F4");
+    }
+    let reused = send(&service, post("\"a key\"", "other")).await;
+    assert_eq!(reused.headers()["idempotency-key"], "\"a key\"");
+}
+
+#[tokio::test]
+async fn large_json_is_compared_by_value_too() {
+    let upstream = Upstream::receipts();
+    let policy = Policy::default().with_body_fingerprint(BodyFingerprint::CanonicalJson);
+    let service = layer(policy).layer(upstream.clone());
+    let padding = " ".repeat(200 << 10);
+    for body in [
+        r#"{"a":1,"b":2.0}"#.to_owned(),
+        format!(r#"{{"b":2,{padding}"a":1}}"#),
+    ] {
+        let request = with_header(
+            post("k", "").map(|_| body.into()),
+            "content-type",
+            "application/json",
+        );
+        assert_eq!(send(&service, request).await.status(), 201, "M12");
+    }
     assert_eq!(upstream.effects(), 1);
 }
