@@ -1,0 +1,50 @@
+//! F1: many clients send one key at once, by way of two proxies on one store.
+
+use onlyonce_test::event::{Gate, within};
+use onlyonce_test::upstream::Reply;
+use tokio::task::JoinSet;
+
+use crate::setup::{BODY, PATH, Setup, answer, assert_problem, assert_replays, on_each_store};
+
+on_each_store!(two_hundred_clients_with_one_key_have_one_effect);
+
+/// The one that executes is held in the upstream until all others have their answers, so that each of
+/// them meets it in flight.
+async fn two_hundred_clients_with_one_key_have_one_effect(setup: Setup) {
+    const CLIENTS: usize = 200;
+    let proxies = [setup.launch().start().await, setup.launch().start().await];
+    let gate = Gate::default();
+    setup
+        .legacy
+        .script(Reply::new(201).body("charged").held_at(&gate));
+
+    let mut clients = JoinSet::new();
+    for number in 0..CLIENTS {
+        let addr = proxies[number % 2].addr();
+        clients.spawn(async move { onlyonce_test::client::post(addr, PATH, "key", BODY).await });
+    }
+    gate.reached(1).await;
+    for _ in 1..CLIENTS {
+        let ended = within("the others' answers", clients.join_next()).await;
+        let refused = ended
+            .expect("still some")
+            .expect("no panic")
+            .expect("an answer");
+        assert_problem(&refused, 409, "request-in-progress");
+    }
+    gate.open();
+    let ended = within("the first one's answer", clients.join_next()).await;
+    let first = ended
+        .expect("the last")
+        .expect("no panic")
+        .expect("an answer");
+    assert_eq!(
+        (first.status, first.text(), first.is_replay()),
+        (201, "charged", false)
+    );
+
+    for proxy in &proxies {
+        assert_replays(&answer(proxy, "key").await, &first);
+    }
+    assert_eq!((setup.legacy.effects(), setup.legacy.requests()), (1, 1));
+}

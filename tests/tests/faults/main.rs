@@ -1,0 +1,18 @@
+//! What may go wrong, made to go wrong on purpose: against the built binary, over real sockets, on real
+//! stores. One named test for each fault, `f1` to `f25` as in the catalogue of faults, each on every store
+//! that the fault applies to.
+//!
+//! The evidence is the upstream's: it counts its effects, and the guard's own word counts for nothing.
+//! Beside that, each test asserts what the clients were told.
+//!
+//! Here the proxy is a process of its own, built with failpoints: `cargo xtask test` does so.
+
+mod setup;
+
+mod f01_one_key_many_clients;
+mod f02_f03_f04_killed;
+mod f05_client_leaves;
+mod f06_lost_reply;
+mod f12_black_hole;
+mod f17_frozen;
+mod missing_rows;
