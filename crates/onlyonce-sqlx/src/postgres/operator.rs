@@ -42,7 +42,7 @@ const LIST: &str = summary!(
 );
 
 const SHOW: &str = summary!(
-    ", r.token, (r.settled_at at time zone 'UTC')::date - date '2000-01-01' as day \
+    ", r.token, to_char(r.settled_at at time zone 'UTC', 'YYYYMMDD')::integer as day \
      from onlyonce_records r where r.id = $1 and r.expires_at > statement_timestamp()"
 );
 
