@@ -53,8 +53,8 @@ use self::pool::Pool;
 use self::schema::Schema;
 pub use self::settings::{Settings, SettingsError};
 
-/// Migrations and upkeep may take longer than a call.
-const UPKEEP_TIMEOUT: Duration = Duration::from_secs(120);
+/// Migrations, upkeep and lists may take longer than what a request waits for.
+const PATIENT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Days are made a week ahead, so an hour is often enough.
 const UPKEEP_EVERY: Duration = Duration::from_secs(3_600);
 /// After a failure.
@@ -110,10 +110,14 @@ impl PostgresStore {
 
     /// Applies the migrations that are missing. Any number of processes may do so at once.
     ///
+    /// Whoever migrates owns the tables, and only their owner can make the partitions of the days ahead: where
+    /// the proxy's account may not, this or [`sweep`](Sweep::sweep) has to be run by one that may, once a
+    /// week at least.
+    ///
     /// # Errors
     /// As [`Self::prepare`].
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        call::perform(&self.inner.pool, UPKEEP_TIMEOUT, &schema::Migrate).await
+        call::perform(&self.inner.pool, PATIENT_TIMEOUT, &schema::Migrate).await
     }
 
     /// Asks whether this program can use the schema that is there; changes nothing.
@@ -135,7 +139,7 @@ impl PostgresStore {
         if !self.inner.take_upkeep() {
             return Ok(());
         }
-        let result = call::perform(&self.inner.pool, UPKEEP_TIMEOUT, &days::Upkeep).await;
+        let result = call::perform(&self.inner.pool, PATIENT_TIMEOUT, &days::Upkeep).await;
         if result.is_err() {
             self.inner.upkeep_in(UPKEEP_AGAIN);
         }
@@ -201,7 +205,7 @@ impl Store for PostgresStore {
 
 impl Operator for PostgresStore {
     async fn list(&self, filter: &Filter) -> Result<Vec<Summary>, StoreError> {
-        self.perform(&operator::List(filter)).await
+        call::perform(&self.inner.pool, PATIENT_TIMEOUT, &operator::List(filter)).await
     }
 
     async fn show(&self, id: &RecordId) -> Result<Option<Detail>, StoreError> {

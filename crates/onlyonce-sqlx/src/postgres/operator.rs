@@ -79,7 +79,7 @@ impl Call for List<'_> {
         let statement = query(LIST)
             .bind(self.0.state.map(StoredState::code))
             .bind(i64::from(self.0.limit));
-        let rows = session.fetch_all(statement).await?;
+        let rows = session.fetch_patiently(statement).await?;
         rows.iter().map(summary).collect()
     }
 }

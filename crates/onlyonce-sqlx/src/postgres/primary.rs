@@ -1,11 +1,13 @@
 //! Finds the server that takes writes, and connects to it.
 //!
 //! A standby answers reads, but shows the past (P5), so every new connection is asked whether it is in
-//! recovery. One connection is made at a time, and after a round in which no server would do nobody tries
-//! again before a pause, which grows and is jittered: a server that comes back is not met by a storm, and
-//! a claim that cannot be made is refused at once rather than after its time-out.
+//! recovery. While the primary is known, connections to it are made side by side. While it is not, one call
+//! looks for it and the others wait; and after a round in which no server would do nobody looks again
+//! before a pause, which grows and is jittered. A server that comes back is not met by a storm, and a claim
+//! that cannot be made is refused at once rather than after its time-out.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use onlyonce::store::StoreErrorKind;
@@ -25,13 +27,17 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Primary {
     targets: Vec<PgConnectOptions>,
     connect_timeout: Duration,
+    /// The index of the primary; [`NOT_KNOWN`] while it is not known.
+    known: AtomicUsize,
     search: Mutex<Search>,
 }
 
+const NOT_KNOWN: usize = usize::MAX;
+
 #[derive(Debug, Default)]
 struct Search {
-    /// The one that was the primary last.
-    preferred: usize,
+    /// The one that was the primary last: where the next search begins.
+    last: usize,
     /// What the last round met, and until when it stands.
     failed: Option<(Arc<NoPrimary>, Instant)>,
     pause: Duration,
@@ -76,51 +82,95 @@ impl Primary {
         Self {
             targets: settings.connect_options(),
             connect_timeout: settings.connect_timeout,
+            known: AtomicUsize::new(NOT_KNOWN),
             search: Mutex::default(),
         }
     }
 
     /// A fresh connection to the primary.
     pub(super) async fn connect(&self) -> Result<PgConnection, Failure> {
+        if let Some(connection) = self.connect_to_known().await {
+            return Ok(connection);
+        }
         let mut search = self.search.lock().await;
+        // It may have been found while we waited.
+        if let Some(connection) = self.connect_to_known().await {
+            return Ok(connection);
+        }
         if let Some((failure, until)) = &search.failed
             && Instant::now() < *until
         {
             return Err(unavailable(failure));
         }
+        match self.look_around(search.last).await {
+            Ok((index, connection)) => {
+                if search.failed.is_some() || index != search.last {
+                    let server = address(&self.targets[index]);
+                    tracing::info!(%server, "postgres primary found");
+                }
+                *search = Search {
+                    last: index,
+                    ..Search::default()
+                };
+                self.known.store(index, Ordering::Release);
+                Ok(connection)
+            }
+            Err(failure) => Err(search.give_up(failure)),
+        }
+    }
+
+    async fn connect_to_known(&self) -> Option<PgConnection> {
+        let known = self.known.load(Ordering::Acquire);
+        let target = self.targets.get(known)?;
+        match self.try_target(target).await {
+            Ok(connection) => Some(connection),
+            Err(refused) => {
+                tracing::debug!(server = %address(target), %refused, "postgres primary lost");
+                // Unless somebody has found another one meanwhile.
+                let _ = self.known.compare_exchange(
+                    known,
+                    NOT_KNOWN,
+                    Ordering::AcqRel,
+                    Ordering::Acquire,
+                );
+                None
+            }
+        }
+    }
+
+    /// Asks all servers, beginning with one of them.
+    async fn look_around(&self, first: usize) -> Result<(usize, PgConnection), NoPrimary> {
         let mut refusals = Vec::new();
         for offset in 0..self.targets.len() {
-            let index = (search.preferred + offset) % self.targets.len();
+            let index = (first + offset) % self.targets.len();
             let target = &self.targets[index];
             match self.try_target(target).await {
-                Ok(connection) => {
-                    if search.failed.take().is_some() || offset > 0 {
-                        tracing::info!(server = %address(target), "postgres primary found");
-                    }
-                    search.preferred = index;
-                    search.pause = Duration::ZERO;
-                    return Ok(connection);
-                }
+                Ok(connection) => return Ok((index, connection)),
                 Err(refused) => refusals.push(format!("{}: {refused}", address(target))),
             }
         }
-        let failure = Arc::new(NoPrimary(refusals));
-        if search.pause.is_zero() {
-            // Once for each outage: the calls that fail say so themselves.
-            tracing::warn!(error = %failure, "postgres is out of reach");
-        }
-        search.pause = (search.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
-        search.failed = Some((
-            Arc::clone(&failure),
-            Instant::now() + jittered(search.pause),
-        ));
-        Err(unavailable(&failure))
+        Err(NoPrimary(refusals))
     }
 
     async fn try_target(&self, target: &PgConnectOptions) -> Result<PgConnection, Refused> {
         timeout(self.connect_timeout, connect_to_primary(target))
             .await
             .unwrap_or(Err(Refused::TimedOut(self.connect_timeout)))
+    }
+}
+
+impl Search {
+    /// Notes that nobody need look again for a while.
+    fn give_up(&mut self, failure: NoPrimary) -> Failure {
+        if self.failed.is_none() {
+            // Once for each outage: the calls that fail say so themselves.
+            tracing::warn!(error = %failure, "postgres is out of reach");
+        }
+        let failure = Arc::new(failure);
+        let error = unavailable(&failure);
+        self.pause = (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+        self.failed = Some((failure, Instant::now() + jittered(self.pause)));
+        error
     }
 }
 

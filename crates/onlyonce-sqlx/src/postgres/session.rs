@@ -54,20 +54,41 @@ impl Session {
         &mut self,
         query: Query<'_, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>, Failure> {
-        let Some(begin) = self.begin.clone() else {
-            return Ok(query.fetch_all(&mut self.connection).await?);
+        match self.begin.clone() {
+            Some(begin) => self.transact(&begin, query).await,
+            None => Ok(query.fetch_all(&mut self.connection).await?),
+        }
+    }
+
+    /// As [`fetch_all`](Self::fetch_all), for a statement that reads much and may take a minute.
+    pub(super) async fn fetch_patiently(
+        &mut self,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, Failure> {
+        let begin = "begin isolation level read committed read only; \
+             set local statement_timeout = '60s'";
+        self.transact(begin, query).await
+    }
+
+    async fn transact(
+        &mut self,
+        begin: &str,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, Failure> {
+        let rows = match self.run(begin).await {
+            Ok(_) => query
+                .persistent(false)
+                .fetch_all(&mut self.connection)
+                .await
+                .map_err(Failure::from),
+            Err(failure) => Err(failure),
         };
-        self.run(&begin).await.map_err(Failure::uncommitted)?;
-        match query
-            .persistent(false)
-            .fetch_all(&mut self.connection)
-            .await
-        {
+        match rows {
             Ok(rows) => {
                 self.run("commit").await?;
                 Ok(rows)
             }
-            Err(error) => Err(self.roll_back(Failure::from(error).uncommitted()).await),
+            Err(failure) => Err(self.roll_back(failure.uncommitted()).await),
         }
     }
 

@@ -9,18 +9,20 @@ use onlyonce_sqlx::PostgresStore;
 use onlyonce_test::conformance::sample::{acquired, claim, completed, present, response, rival};
 use onlyonce_test::event::within;
 use onlyonce_test::pgbouncer::PgBouncer;
-use onlyonce_test::postgres::{Cluster, Database, Options, find_bin_dirs};
+use onlyonce_test::postgres::{Cluster, Options, find_bin_dirs};
 
-use crate::fixture::{Postgres, run, settings, value};
+use crate::fixture::{Postgres, connect, run, settings, value};
 
 pub(crate) fn bin_dir() -> PathBuf {
     let found = find_bin_dirs().into_iter().next();
     found.expect("a Postgres is installed: `cargo xtask test --install` sees to it")
 }
 
-/// A server that writes commits to disk when it feels like it, and is then killed.
+/// A server that keeps commits in its own memory until it feels like writing them, and is then killed. (What
+/// it wrote survives the kill, synced or not: the machine goes on.)
 fn careless() -> Cluster {
     Options::default()
+        .fsync(false)
         .set("synchronous_commit", "off")
         .set("wal_writer_delay", "10s")
         .set("wal_writer_flush_after", "0")
@@ -72,8 +74,7 @@ async fn an_insertion_that_asks_for_nothing_is_lost_in_the_same_crash() {
     let store = PostgresStore::connect(settings(&url)).await.unwrap();
     // Commits of the store flush what was before them.
     acquired(store.claim(&claim(1)).await);
-    let database = sqlx::postgres::PgConnectOptions::clone(&url.parse().unwrap());
-    let mut careless = sqlx::ConnectOptions::connect(&database).await.unwrap();
+    let mut careless = connect(&url).await;
     run(
         &mut careless,
         "create table t (n int); insert into t values (1)",
@@ -81,7 +82,7 @@ async fn an_insertion_that_asks_for_nothing_is_lost_in_the_same_crash() {
     .await;
     cluster.stop_immediate().unwrap();
     cluster.start_again().unwrap();
-    let mut after = sqlx::ConnectOptions::connect(&database).await.unwrap();
+    let mut after = connect(&url).await;
     assert!(value::<bool>(&mut after, "select to_regclass('t') is null").await);
 }
 
@@ -93,8 +94,7 @@ async fn a_commit_that_waits_for_its_standby_is_a_timeout_and_found_by_its_repea
     let cluster = Options::default().fsync(false).start(&bin_dir()).unwrap();
     let url = settings(&cluster.url("postgres"));
     let reader = PostgresStore::connect(url.clone()).await.unwrap();
-    let options: sqlx::postgres::PgConnectOptions = cluster.url("postgres").parse().unwrap();
-    let mut admin = sqlx::ConnectOptions::connect(&options).await.unwrap();
+    let mut admin = connect(&cluster.url("postgres")).await;
     run(
         &mut admin,
         "alter system set synchronous_standby_names = 'ghost'",
@@ -202,10 +202,8 @@ async fn no_setting_leaks_through_a_pooler() {
         acquired(f.store.claim(&claim(number)).await);
     }
     let bouncer = f.bouncer.as_ref().unwrap();
-    let tenant = Database::url_at(&f.database, bouncer.port());
-    let options: sqlx::postgres::PgConnectOptions = tenant.parse().unwrap();
-    let options = options.extra_float_digits(None);
-    let mut tenant = sqlx::ConnectOptions::connect(&options).await.unwrap();
+    let tenant = f.database.url_at(bouncer.port());
+    let mut tenant = connect(&tenant).await;
     for setting in [
         "synchronous_commit = off",
         "lock_timeout = 0",

@@ -9,7 +9,7 @@ use onlyonce_test::event::within;
 use onlyonce_test::postgres::{Cluster, Options};
 
 use crate::durability::bin_dir;
-use crate::fixture::{run, settings};
+use crate::fixture::{connect, run, settings};
 
 fn primary() -> Cluster {
     Options::default().fsync(false).start(&bin_dir()).unwrap()
@@ -77,8 +77,7 @@ async fn a_primary_that_turns_read_only_is_left() {
         .unwrap();
     acquired(store.claim(&claim(1)).await);
 
-    let options: sqlx::postgres::PgConnectOptions = first.parse().unwrap();
-    let mut admin = sqlx::ConnectOptions::connect(&options).await.unwrap();
+    let mut admin = connect(&first).await;
     run(
         &mut admin,
         "alter system set default_transaction_read_only = on",

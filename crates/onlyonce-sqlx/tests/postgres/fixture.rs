@@ -13,8 +13,8 @@ use onlyonce_test::conformance::Fixture;
 use onlyonce_test::event::within;
 use onlyonce_test::pgbouncer::PgBouncer;
 use onlyonce_test::postgres::{Database, Server};
-use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Row, raw_sql};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Row, raw_sql};
 use tokio::sync::Mutex;
 
 /// Two stores on one database.
@@ -74,6 +74,12 @@ impl Postgres {
 
 pub(crate) fn settings(url: &str) -> Settings {
     url.parse().unwrap()
+}
+
+/// A connection of the test's own, which a pooler takes as well.
+pub(crate) async fn connect(url: &str) -> PgConnection {
+    let options: PgConnectOptions = url.parse().unwrap();
+    options.extra_float_digits(None).connect().await.unwrap()
 }
 
 pub(crate) async fn run(connection: &mut PgConnection, statements: &str) {

@@ -3,9 +3,8 @@
 use onlyonce::store::{Claimed, Settled, Store, StoreErrorKind};
 use onlyonce_sqlx::PostgresStore;
 use onlyonce_test::conformance::sample::{acquired, claim, completed, response, rival};
-use sqlx::raw_sql;
 
-use crate::fixture::{Postgres, settings, value};
+use crate::fixture::{Postgres, connect, run, settings, value};
 
 /// 64 at once on two server connections: each statement's halves must meet the same one.
 #[tokio::test]
@@ -56,16 +55,16 @@ async fn a_pooler_that_reconnects_and_kills_loses_no_claim() {
         });
     }
     let bouncer = f.bouncer.as_ref().unwrap();
-    let options: sqlx::postgres::PgConnectOptions = bouncer.admin_url().parse().unwrap();
-    let options = options.extra_float_digits(None);
-    let mut console = sqlx::ConnectOptions::connect(&options).await.unwrap();
+    let mut console = connect(&bouncer.admin_url()).await;
     for _ in 0..5 {
-        raw_sql("RECONNECT").execute(&mut console).await.unwrap();
-        let name = f.database.name().to_owned();
-        let kill = sqlx::AssertSqlSafe(format!("KILL {name}"));
-        raw_sql(kill).execute(&mut console).await.unwrap();
-        let resume = sqlx::AssertSqlSafe(format!("RESUME {name}"));
-        raw_sql(resume).execute(&mut console).await.unwrap();
+        for command in ["RECONNECT", "KILL", "RESUME"] {
+            let database = if command == "RECONNECT" {
+                ""
+            } else {
+                f.database.name()
+            };
+            run(&mut console, &format!("{command} {database}")).await;
+        }
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     working.join_all().await;
