@@ -76,15 +76,23 @@ impl Raw {
     /// Connects.
     ///
     /// # Panics
-    /// Where that fails: for tests of refused connections use a `TcpStream`.
+    /// Where that fails.
     pub async fn connect(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).await;
-        let stream = stream.unwrap_or_else(|error| panic!("cannot connect to {addr}: {error}"));
+        let connected = Self::try_connect(addr).await;
+        connected.unwrap_or_else(|error| panic!("cannot connect to {addr}: {error}"))
+    }
+
+    /// Connects to what may be down.
+    ///
+    /// # Errors
+    /// Where that fails.
+    pub async fn try_connect(addr: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(addr).await?;
         // What a test writes in two steps is to arrive as two.
         let _ = stream.set_nodelay(true);
-        Self {
+        Ok(Self {
             wire: Wire::new(stream),
-        }
+        })
     }
 
     /// Writes exactly these bytes. An error is ignored: it shows in the response that is missing.

@@ -36,6 +36,7 @@ const FAILPOINTS: &str = "ONLYONCE_FAILPOINTS";
 /// How to start the binary. A value: it can be started several times.
 #[derive(Debug, Clone)]
 pub struct Launch {
+    under: Vec<String>,
     args: Vec<String>,
     env: Vec<(String, String)>,
 }
@@ -44,6 +45,7 @@ impl Launch {
     /// Any command: `Launch::of(["records", "list", "--json"])`.
     pub fn of<const N: usize>(args: [&str; N]) -> Self {
         Self {
+            under: Vec::new(),
             args: args.map(str::to_owned).into(),
             env: Vec::new(),
         }
@@ -63,6 +65,14 @@ impl Launch {
         self
     }
 
+    /// Starts it by way of a program that limits it and then becomes it (`exec`), such as
+    /// `["sh", "-c", "ulimit -f 100; exec \"$0\" \"$@\""]`. The binary and its arguments are added.
+    #[must_use]
+    pub fn under<const N: usize>(mut self, program: [&str; N]) -> Self {
+        self.under = program.map(str::to_owned).into();
+        self
+    }
+
     /// A variable in its environment, beside those that this process has.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
@@ -78,7 +88,14 @@ impl Launch {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = match self.under.split_first() {
+            None => Command::new(binary()),
+            Some((program, args)) => {
+                let mut command = Command::new(program);
+                command.args(args).arg(binary());
+                command
+            }
+        };
         command
             .args(&self.args)
             .envs(self.env.iter().map(|(name, value)| (name, value)))
