@@ -7,12 +7,16 @@
 //!
 //! Here the proxy is a process of its own, built with failpoints: `cargo xtask test` does so.
 
+mod load;
 mod setup;
 
+mod drained;
 mod f01_one_key_many_clients;
 mod f02_f03_f04_killed;
 mod f05_client_leaves;
 mod f06_lost_reply;
+mod f08_postgres_restarts;
 mod f12_black_hole;
 mod f17_frozen;
+mod killed_at_random;
 mod missing_rows;

@@ -227,6 +227,20 @@ pub(crate) async fn retry_while_in_progress(proxy: &Proxy, key: &str) -> Respons
     .await
 }
 
+/// Repeats a request while the store is away; answers what came at last.
+pub(crate) async fn retry_while_unavailable(proxy: &Proxy, key: &str) -> Response {
+    within("the store to be back", async {
+        loop {
+            let answer = retry_while_in_progress(proxy, key).await;
+            if code(&answer) != "store-unavailable" {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+}
+
 /// Asserts that an answer is the upstream's first one, replayed byte for byte.
 #[track_caller]
 pub(crate) fn assert_replays(replay: &Response, first: &Response) {
