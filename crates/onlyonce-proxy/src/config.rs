@@ -99,6 +99,7 @@ impl Config {
     pub fn forward(&self) -> ForwardSettings {
         let mut settings = self.upstream.settings();
         settings.trusted_peers = self.listen.trusted_peers();
+        settings.problems = self.policy.guard(&self.upstream.name);
         settings.protected_names = vec![self.policy.key_header.clone()];
         settings
     }

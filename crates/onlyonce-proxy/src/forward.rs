@@ -151,7 +151,7 @@ impl Inner {
         };
         match self.forward(request).await {
             Ok(response) => response,
-            Err(failure) => failure.into_response(&asked),
+            Err(failure) => failure.into_response(&asked, &self.settings.problems),
         }
     }
 

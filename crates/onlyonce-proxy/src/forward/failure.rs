@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
+use onlyonce::policy::Policy;
 use onlyonce::problem::{Code, Problem};
 use onlyonce::{BoxError, Evidence, RecordId};
 use tracing::{debug, warn};
@@ -76,7 +77,7 @@ impl Failure {
     }
 
     /// The answer. Addresses and reasons are for the log; a client has no use for them.
-    pub(crate) fn into_response(self, asked: &Asked) -> Response<ForwardBody> {
+    pub(crate) fn into_response(self, asked: &Asked, policy: &Policy) -> Response<ForwardBody> {
         let evidence = self.evidence();
         match &self {
             Self::Refused(_) | Self::Incomplete(_) | Self::RequestBody(_) | Self::ClientStalled => {
@@ -91,12 +92,12 @@ impl Failure {
                 "upstream failed"
             ),
         }
-        let mut response = self.told(asked).map(ForwardBody::from);
+        let mut response = self.told(asked, policy).map(ForwardBody::from);
         response.extensions_mut().insert(evidence);
         response
     }
 
-    fn told(&self, asked: &Asked) -> Response<Bytes> {
+    fn told(&self, asked: &Asked, policy: &Policy) -> Response<Bytes> {
         let problem = match self {
             Self::Refused(refusal) => return plain_problem(refusal.status, refusal.detail),
             Self::Incomplete(_) | Self::RequestBody(_) => {
@@ -118,10 +119,10 @@ impl Failure {
             }
             Self::Broken(_) | Self::Invalid(_) => unknown(StatusCode::BAD_GATEWAY),
         };
-        match asked.record {
-            Some(record) => problem.with_record(record).into_response(),
-            None => problem.into_response(),
-        }
+        policy.answer(match asked.record {
+            Some(record) => problem.with_record(record),
+            None => problem,
+        })
     }
 }
 

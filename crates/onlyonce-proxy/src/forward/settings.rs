@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::header::HeaderValue;
 use http::uri::Scheme;
 use http::{HeaderName, Uri};
+use onlyonce::policy::Policy;
 
 use crate::headers::{TrustedPeers, Via};
 
@@ -42,6 +43,8 @@ pub struct ForwardSettings {
     pub trusted_peers: TrustedPeers,
     /// Our name in `Via`. Default: one that is unique to the process.
     pub via: Via,
+    /// How errors are told: their link to documentation, and our name in `Proxy-Status`. Default: neither.
+    pub problems: Policy,
     /// Further field names whose underscore twins are dropped, such as a configured key header.
     pub protected_names: Vec<HeaderName>,
 }
@@ -62,6 +65,7 @@ impl ForwardSettings {
             host: HostPolicy::Preserve,
             trusted_peers: TrustedPeers::default(),
             via: Via::unique(),
+            problems: Policy::default(),
             protected_names: Vec::new(),
         }
     }
