@@ -6,14 +6,17 @@
 
 mod support;
 
+mod errors;
 mod expiry;
 mod first;
+mod framing;
 mod in_flight;
 mod isolation;
 mod keys;
 mod methods;
 mod outcomes;
 mod protocol;
+mod proxy;
 mod replay;
 mod required;
 mod reuse;

@@ -1,0 +1,318 @@
+//! C: responses, fields and connections, where they meet keys. What has nothing to do with keys is tested
+//! beside the forwarder and the listener.
+
+use onlyonce_test::client::Raw;
+use onlyonce_test::event::Gate;
+use onlyonce_test::process::Signal;
+use onlyonce_test::upstream::Reply;
+
+use crate::support::*;
+
+/// C-R1, C-R3, C-R6, C-R8, S10: an answer that no proxy may pass on is none, for the client and for the record.
+#[tokio::test]
+async fn c_r_invalid_answers_are_unknown() {
+    let site = Site::with(&[("upstream.head-max", "16KiB")]).await;
+    let large = format!("X: {}\r\n", "x".repeat(20_000));
+    for (number, (item, lines)) in [
+        ("C-R1", "Content-Length: 2\r\nContent-Length: 3\r\n"),
+        ("C-R1", "Content-Length: x\r\n"),
+        ("C-R1", "Content-Length: +2\r\n"),
+        (
+            "C-R1",
+            "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
+        ),
+        ("C-R1", "Transfer-Encoding: gzip, chunked\r\n"),
+        ("C-R3", "X : a\r\nContent-Length: 2\r\n"),
+        ("C-R8", &large),
+        ("C-R9", "no field at all\r\n"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        site.legacy
+            .script(Reply::raw(format!("HTTP/1.1 201 Created\r\n{lines}\r\nhi")));
+        let key = format!("k-{number}");
+        problem(&site.ask(post(&key)).await, 502, "outcome-unknown");
+        problem(&site.ask(post(&key)).await, 409, "outcome-unknown");
+        assert_eq!(site.legacy.effects_of(&key), 1, "{item}: {lines:?}");
+    }
+    assert_eq!(
+        site.legacy.connections(),
+        8,
+        "C-R1: each connection was given up"
+    );
+}
+
+/// C-R2: what comes behind an answer is not the answer to the next request, of another caller perhaps.
+#[tokio::test]
+async fn c_r2_bytes_behind_an_answer_poison_no_record() {
+    let site = Site::start().await;
+    let evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+    let honest = "HTTP/1.1 201 Created\r\nContent-Length: 6\r\n\r\nhonest";
+    site.legacy.script(Reply::raw(format!("{honest}{evil}")));
+    let first = site.ask(post("k")).await;
+    assert_eq!((first.status, first.text()), (201, "honest"));
+    for key in ["l", "m"] {
+        let answer = site.ask(post(key)).await;
+        assert_eq!(answer.status, 201, "C-R2");
+        assert!(
+            answer.text().starts_with("charge"),
+            "C-R2: {}",
+            answer.text()
+        );
+        replayed(&answer, &site.ask(post(key)).await);
+    }
+    replayed(&first, &site.ask(post("k")).await);
+}
+
+#[tokio::test]
+async fn c_r4_content_where_there_is_none_is_dropped() {
+    let site = Site::start().await;
+    for (status, line) in [
+        (204, "Content-Length: 5"),
+        (204, "Transfer-Encoding: chunked"),
+        (304, "Content-Length: 5"),
+    ] {
+        let key = format!("{status} {line}").replace([' ', ':'], "-");
+        site.legacy
+            .script(Reply::raw(format!("HTTP/1.1 {status} X\r\n{line}\r\n\r\n")));
+        let first = site.ask(post(&key)).await;
+        let again = site.ask(post(&key)).await;
+        replayed(&first, &again);
+        assert_eq!(first.status, status);
+        for answer in [&first, &again] {
+            assert_eq!(answer.fields.get("transfer-encoding"), None, "C-R4: {key}");
+            assert!(
+                status != 204 || answer.fields.get("content-length").is_none(),
+                "C-R4: {key}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn c_r5_c_r9_many_interim_responses_and_no_date() {
+    let site = Site::start().await;
+    let reply = (0..500).fold(Reply::new(201), |reply, _| reply.interim(102));
+    site.legacy.script(reply.body("made"));
+    let first = site.ask(post("k")).await;
+    assert_eq!((first.status, first.text()), (201, "made"), "C-R5");
+    assert_eq!(first.fields.all("date").count(), 1, "C-R9");
+    replayed(&first, &site.ask(post("k")).await);
+}
+
+#[tokio::test]
+async fn c_h1_c_h2_c_h3_c_h5_c_v1_a_guarded_request_is_cleaned_like_any_other() {
+    let site = Site::start().await;
+    let request = post("k")
+        .line("Connection: close, X-Own, X-Forwarded-For, Host, Content-Length, Via")
+        .line("X-Own: 1")
+        .line("Keep-Alive: timeout=9")
+        .line("Proxy-Connection: close")
+        .line("Proxy-Authorization: Basic eA==")
+        .line("TE: gzip")
+        .line("X-Forwarded-For: 1.2.3.4")
+        .line("X-Unknown: a, b")
+        .line("X-Unknown: c");
+    assert_eq!(site.ask(request).await.status, 201);
+    let received = &site.legacy.journal()[0];
+    for name in [
+        "x-own",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authorization",
+        "te",
+    ] {
+        assert_eq!(received.fields.get(name), None, "C-H1, C-H3: {name}");
+    }
+    assert_eq!(received.fields.get("host"), Some("shop.example"), "C-H2");
+    assert_eq!(received.fields.get("content-length"), Some("10"), "C-H2");
+    assert_eq!(
+        received.fields.get("x-forwarded-for"),
+        Some("127.0.0.1"),
+        "C-H2, C-T3"
+    );
+    let via = received.fields.get("via").unwrap_or_default();
+    assert!(via.starts_with("1.1 onlyonce-"), "C-H2, C-V1: {via:?}");
+    let unknown: Vec<_> = received.fields.all("x-unknown").collect();
+    assert_eq!(unknown, ["a, b", "c"], "C-H5: apart, in order");
+}
+
+#[tokio::test]
+async fn c_t1_c_f13_targets_of_guarded_requests_arrive_byte_for_byte() {
+    let site = Site::start().await;
+    for (number, target) in [
+        "//a",
+        "/./a/../b",
+        "/%2F%2e%2f",
+        "/a;b=c",
+        "/a?",
+        "/a?b?c&&d=%FF",
+        "/a+b",
+        "/%00",
+        "/~!$&'()*,=:@",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let key = &format!("k-{number}");
+        let first = site.ask(keyed("POST", target, key).body("x")).await;
+        assert!(!first.is_replay(), "{target}");
+        let journal = site.legacy.journal();
+        assert_eq!(journal.last().expect("a request").target, target, "C-T1");
+        // C-F13: absolute form, another authority: the same service and the same record.
+        let absolute = format!("http://evil.invalid:1{target}");
+        replayed(
+            &first,
+            &site.ask(keyed("POST", &absolute, key).body("x")).await,
+        );
+    }
+}
+
+#[tokio::test]
+async fn c_t3_c_t4_only_trusted_peers_say_where_a_request_comes_from() {
+    let spoofed = || {
+        post("k")
+            .line("X-Forwarded-For: 1.2.3.4")
+            .line("X-Forwarded-Proto: https")
+            .line("X-Forwarded-Host: evil.example")
+            .line("X-Real-IP: 1.2.3.4")
+            .line("Forwarded: for=1.2.3.4;proto=https")
+    };
+    let stranger = Site::start().await;
+    stranger.ask(spoofed()).await;
+    let head = String::from_utf8_lossy(&stranger.legacy.journal()[0].head).into_owned();
+    assert!(
+        !head.contains("1.2.3.4") && !head.contains("evil") && !head.contains("https"),
+        "C-T3, C-T4: {head}"
+    );
+
+    let trusted = Site::with(&[("listen.trusted-peers", "127.0.0.0/8")]).await;
+    trusted.ask(spoofed()).await;
+    let received = &trusted.legacy.journal()[0];
+    for (name, value) in [
+        ("x-forwarded-for", "1.2.3.4, 127.0.0.1"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "evil.example"),
+        ("x-real-ip", "1.2.3.4"),
+        (
+            "forwarded",
+            "for=1.2.3.4;proto=https, for=127.0.0.1;host=\"shop.example\";proto=http",
+        ),
+    ] {
+        assert_eq!(received.fields.get(name), Some(value), "C-T3, C-T4");
+    }
+}
+
+/// C-T2: the service sees the client's host, or its own.
+#[tokio::test]
+async fn c_t2_the_host_is_kept_or_rewritten() {
+    for (policy, rewritten) in [("preserve", false), ("rewrite", true)] {
+        let site = Site::with(&[("upstream.host", policy)]).await;
+        site.ask(post("k")).await;
+        let received = &site.legacy.journal()[0];
+        let own = site.legacy.addr().to_string();
+        let expected = if rewritten { &own } else { "shop.example" };
+        assert_eq!(received.fields.get("host"), Some(expected), "C-T2");
+        assert_eq!(
+            received.fields.get("x-forwarded-host"),
+            Some("shop.example"),
+            "C-T2"
+        );
+    }
+}
+
+/// C-V2: a request that has been here is refused, and its key stays free.
+#[tokio::test]
+async fn c_v2_a_loop_is_refused_and_takes_no_key() {
+    let site = Site::start().await;
+    site.ask(post("first")).await;
+    let via = site.legacy.journal()[0]
+        .fields
+        .get("via")
+        .unwrap_or_default()
+        .to_owned();
+    for _ in 0..2 {
+        let answer = site
+            .ask(post("k").line(format!("Via: 1.0 other, {via}")))
+            .await;
+        assert_eq!((answer.status, answer.is_replay()), (508, false), "C-V2");
+    }
+    assert_eq!(site.ask(post("k").line("Via: 1.0 other")).await.status, 201);
+    assert_eq!(site.legacy.requests(), 2);
+}
+
+#[tokio::test]
+async fn c_v3_c_v4_max_forwards_counts_for_options_and_traces_pass() {
+    let site = Site::start().await;
+    let answer = site
+        .ask(unkeyed("OPTIONS", "/a").line("Max-Forwards: 0"))
+        .await;
+    assert_eq!(answer.status, 204, "C-V3: answered here");
+    assert_eq!(site.legacy.requests(), 0);
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let request = post("k")
+        .line("Max-Forwards: 0")
+        .line(format!("traceparent: {trace}"));
+    assert_eq!(
+        site.ask(request).await.status,
+        201,
+        "C-V3: not for other methods"
+    );
+    assert_eq!(
+        site.legacy.journal()[0].fields.get("traceparent"),
+        Some(trace),
+        "C-V4"
+    );
+}
+
+/// C-L3: an upload that pauses ends, and has claimed nothing.
+#[tokio::test]
+async fn c_l3_an_upload_that_pauses_is_given_up() {
+    let site = Site::with(&[("policy.body-idle-max", "300ms")]).await;
+    let mut client = site.connect().await;
+    client
+        .send(keyed("POST", "/charges", "k").line("Content-Length: 10"))
+        .await;
+    client.send("amount").await;
+    let answer = client.response().await.expect("an answer");
+    let members = problem(&answer, 408, "body-timeout");
+    assert_eq!(members["retryable"], true);
+    client.send(post("smuggled")).await;
+    assert!(
+        client.response().await.is_err(),
+        "F21: the connection is over"
+    );
+    assert_eq!(site.legacy.requests(), 0);
+    assert_eq!(
+        site.ask(keyed("POST", "/charges", "k").body("amount=100"))
+            .await
+            .status,
+        201
+    );
+    assert_eq!(site.legacy.requests(), 1);
+}
+
+/// C-N5: a request in progress ends and is recorded, though its client has left; the next process replays.
+#[tokio::test]
+async fn c_n5_a_drain_records_what_no_client_waits_for() {
+    let legacy = charges().await;
+    let gate = Gate::default();
+    legacy.script(Reply::new(201).body("charge 1").held_at(&gate));
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = format!("sqlite://{}", directory.path().join("o.db").display());
+    let launch = serve(&legacy.url(), &store, &[]);
+    let mut proxy = launch.start().await;
+    let mut client = Raw::connect(proxy.addr()).await;
+    client.send(post("k")).await;
+    gate.reached(1).await;
+    client.reset();
+    proxy.signal(Signal::TERM);
+    proxy.logged("draining").await;
+    gate.open();
+    assert!(proxy.exited().await.success(), "C-N5");
+    let again = ask(&launch.start().await, post("k")).await;
+    assert!(again.is_replay());
+    assert_eq!((again.status, again.text()), (201, "charge 1"));
+    assert_eq!(legacy.effects(), 1);
+}
