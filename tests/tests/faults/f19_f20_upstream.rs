@@ -1,0 +1,193 @@
+//! F19, F20: the upstream breaks off at each point of an exchange, closes a connection just as a request is
+//! written to it, or answers too late. Each request reaches it at most once, and what nobody can know is
+//! said to be unknown.
+
+use std::time::Duration;
+
+use onlyonce_test::client::Response;
+use onlyonce_test::event::Gate;
+use onlyonce_test::process::Proxy;
+use onlyonce_test::upstream::{At, Break, Legacy, Reply};
+use tokio::time::Instant;
+
+use crate::setup::{Setup, answer, assert_problem, assert_replays, code, post};
+
+/// A response of a hundred bytes that breaks at this point.
+fn breaking(at: At, how: Break) -> Reply {
+    let reply = Reply::new(201).body("x".repeat(100));
+    match at {
+        At::AfterInterim => reply.interim(100).breaks(at, how),
+        _ => reply.breaks(at, how),
+    }
+}
+
+fn reads_whole_request(at: At) -> bool {
+    at >= At::AfterRequest
+}
+
+/// On a new connection and on one that was used before.
+#[tokio::test]
+async fn f19_the_upstream_breaks_off() {
+    let setup = Setup::sqlite().await;
+    let proxy = setup.launch().start().await;
+    let points = [
+        At::FirstByte,
+        At::InRequest(0),
+        At::InRequest(5),
+        At::AfterRequest,
+        At::AfterInterim,
+        At::AfterHead,
+        At::InBody(50),
+    ];
+    for at in points {
+        for how in [Break::Reset, Break::Finish] {
+            for reused in [false, true] {
+                breaks_off(&setup, &proxy, at, how, reused).await;
+            }
+        }
+    }
+}
+
+async fn breaks_off(setup: &Setup, proxy: &Proxy, at: At, how: Break, reused: bool) {
+    let case = format!("{at:?} {how:?} reused={reused}");
+    let key = case.replace(' ', "/").replace(['(', ')'], "-");
+    if reused {
+        assert_eq!(answer(proxy, &format!("before-{key}")).await.status, 200);
+    }
+    let before = setup.legacy.requests();
+    setup.legacy.script(breaking(at, how));
+    let first = answer(proxy, &key).await;
+    // Where the head was passed on already, the client sees that the body is not whole.
+    match at {
+        At::AfterHead | At::InBody(_) => assert!(!first.is_whole(), "{case}: {first:?}"),
+        _ => assert_problem(&first, 502, "outcome-unknown"),
+    }
+    let executed = usize::from(reads_whole_request(at));
+    assert_eq!(setup.legacy.effects_of(&key), executed, "{case}");
+    assert_problem(&answer(proxy, &key).await, 409, "outcome-unknown");
+    assert_eq!(
+        setup.legacy.requests(),
+        before + 1,
+        "{case}: sent once, and never again"
+    );
+}
+
+/// The end of an idle connection and a request cross each other. Whatever the moment, nothing is lost and
+/// nothing is sent twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn f19_the_upstream_closes_a_connection_as_a_request_is_written() {
+    let setup = Setup::sqlite().await;
+    let proxy = setup.launch().start().await;
+    let mut unknown = 0;
+    for round in 0..200 {
+        let key = format!("key-{round}");
+        let how = if round % 2 == 0 {
+            Break::Finish
+        } else {
+            Break::Reset
+        };
+        let close = async {
+            // A little later in each round than in the one before; timers are too coarse.
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_micros(20) * round {
+                tokio::task::yield_now().await;
+            }
+            setup.legacy.close_idle(how);
+        };
+        let (first, ()) = tokio::join!(answer(&proxy, &key), close);
+        let effects = setup.legacy.effects_of(&key);
+        if first.status == 200 {
+            assert_eq!(effects, 1, "{key}");
+            assert_replays(&answer(&proxy, &key).await, &first);
+        } else {
+            unknown += 1;
+            assert_problem(&first, 502, "outcome-unknown");
+            assert!(effects <= 1, "{key}");
+            assert_problem(&answer(&proxy, &key).await, 409, "outcome-unknown");
+            assert_eq!(setup.legacy.effects_of(&key), effects, "{key}");
+        }
+    }
+    println!("{unknown} of 200 are unknown");
+}
+
+/// An idle connection that the upstream has ended already is no reason for an error: nothing was sent on it.
+#[tokio::test]
+async fn f19_the_upstream_had_closed_its_idle_connections() {
+    let setup = Setup::sqlite().await;
+    let proxy = setup.launch().start().await;
+    for round in 0..10 {
+        let first = answer(&proxy, &format!("key-{round}")).await;
+        assert_eq!(first.status, 200, "{first:?}");
+        setup.legacy.close_idle(Break::Finish);
+        // The end has reached the proxy when a new connection of ours has been served.
+        let straight = onlyonce_test::client::post(setup.legacy.addr(), "/", "straight", "").await;
+        assert!(straight.is_ok());
+    }
+    assert_eq!(setup.legacy.effects(), 20);
+}
+
+/// Nothing was sent, provably: the key is free again.
+#[tokio::test]
+async fn f19_the_upstream_is_down() {
+    let setup = Setup::sqlite().await;
+    let nobody = onlyonce_test::upstream::refusing_addr().await;
+    let store = setup.store.url();
+    let launch = onlyonce_test::process::Launch::serve([
+        "--upstream",
+        &format!("http://{nobody}"),
+        "--store",
+        &store,
+    ]);
+    let proxy = launch.start().await;
+    for _ in 0..2 {
+        assert_problem(&answer(&proxy, "key").await, 502, "upstream-unreachable");
+    }
+    let states = setup.list().await;
+    assert!(
+        states.iter().all(|(_, state)| state == "free"),
+        "{states:?}"
+    );
+}
+
+#[tokio::test]
+async fn f20_the_upstream_answers_after_the_deadline() {
+    let setup = Setup::postgres().await;
+    let proxy = setup.launch().arg("--deadline").arg("1s").start().await;
+    let gate = Gate::default();
+    setup
+        .legacy
+        .script(Reply::new(201).body("late").held_at(&gate));
+    let first = answer(&proxy, "key").await;
+    assert_problem(&first, 504, "outcome-unknown");
+    assert_unknown(&setup.legacy, &proxy).await;
+    gate.open();
+    assert_unknown(&setup.legacy, &proxy).await;
+}
+
+/// The head came in time, the rest of the body does not.
+#[tokio::test]
+async fn f20_the_upstream_ends_its_answer_after_the_deadline() {
+    let setup = Setup::postgres().await;
+    let proxy = setup.launch().arg("--deadline").arg("1s").start().await;
+    let (reply, stream) = Reply::streaming(201);
+    setup.legacy.script(reply);
+    stream.send("a part");
+    let first = post(&proxy, "key").await.expect("a head");
+    assert_eq!(
+        (first.status, first.text(), first.is_whole()),
+        (201, "a part", false)
+    );
+    stream.send("and the rest");
+    stream.end();
+    assert_unknown(&setup.legacy, &proxy).await;
+}
+
+async fn assert_unknown(legacy: &Legacy, proxy: &Proxy) {
+    let retry: Response = answer(proxy, "key").await;
+    assert_eq!(
+        (retry.status, code(&retry).as_str()),
+        (409, "outcome-unknown")
+    );
+    assert_eq!(retry.fields.get("x-should-retry"), Some("false"));
+    assert_eq!((legacy.effects(), legacy.requests()), (1, 1));
+}
