@@ -135,3 +135,152 @@ pub(crate) struct Idle {
     pub(crate) connection: Connection,
     pub(crate) until: Instant,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
+    use bytes::Bytes;
+    use hyper::client::conn::http1;
+    use hyper_util::rt::TokioIo;
+    use onlyonce::Deadline;
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+    use super::super::wire::{Arrival, CountedIo, Look};
+    use super::*;
+
+    /// A socket that never receives, takes `takes` bytes, and then fails or never gets ready again.
+    struct Socket {
+        takes: usize,
+        fails: bool,
+    }
+
+    impl AsyncRead for Socket {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Socket {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let taken = self.takes.min(buf.len());
+            self.takes -= taken;
+            match taken {
+                0 if self.fails => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                0 => Poll::Pending,
+                taken => Poll::Ready(Ok(taken)),
+            }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Look for Socket {
+        fn look(&self) -> Arrival {
+            Arrival::Nothing
+        }
+    }
+
+    async fn send(takes: usize, fails: bool, limit: Duration) -> SendError {
+        let wire = Wire::new(false);
+        let io = CountedIo::new(Socket { takes, fails }, Arc::clone(&wire));
+        let (sender, connection) = http1::handshake(TokioIo::new(io)).await.unwrap();
+        let ended = CancellationToken::new();
+        let guard = ended.clone().drop_guard();
+        tokio::spawn(async move {
+            let _guard = guard;
+            drop(connection.await);
+        });
+        let body = Outgoing::Whole(Bytes::from("a=1"));
+        let request = Request::post("/").header("host", "a").body(body).unwrap();
+        let limits = Limits::guarded(Deadline::after(limit));
+        let connection = Connection::new(sender, wire, ended);
+        connection
+            .send(request, &limits)
+            .await
+            .map(drop)
+            .unwrap_err()
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn a_write_that_fails_at_once_is_not_sent() {
+        let error = send(0, true, LONG).await;
+        // hyper has taken the request apart by then: only the wire knows.
+        let SendError::NotSent { message, .. } = error else {
+            panic!("{error:?}");
+        };
+        assert!(message.is_none());
+    }
+
+    #[tokio::test]
+    async fn one_byte_is_enough_to_know_nothing() {
+        let error = send(1, true, LONG).await;
+        assert!(matches!(error, SendError::Broken(_)), "{error:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn our_own_deadline_is_unknown_even_if_nothing_was_written() {
+        let error = send(0, false, LONG).await;
+        assert!(
+            matches!(error, SendError::RanOut(RanOut::Upstream)),
+            "{error:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_first_byte_that_comes_too_late_is_not_sent() {
+        let error = send(9999, false, Duration::ZERO).await;
+        assert!(matches!(error, SendError::NotSent { .. }), "{error:?}");
+    }
+
+    /// The harmless side of the race with a task that ends; `sockets::idle_race` runs the other.
+    #[tokio::test]
+    async fn a_connection_whose_task_has_ended_takes_no_request() {
+        let wire = Wire::new(false);
+        let io = CountedIo::new(
+            Socket {
+                takes: 0,
+                fails: true,
+            },
+            Arc::clone(&wire),
+        );
+        let (sender, connection) = http1::handshake(TokioIo::new(io)).await.unwrap();
+        let ended = CancellationToken::new();
+        let mut connection = Box::pin(connection);
+        // Asks once for a request, so that the sender believes in a reader, and then is gone.
+        let _ = connection
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        drop(connection);
+        ended.cancel();
+        let body = Outgoing::Whole(Bytes::from("a=1"));
+        let request = Request::post("/").header("host", "a").body(body).unwrap();
+        let connection = Connection::new(sender, wire, ended);
+        let sent = connection
+            .send(request, &Limits::guarded(Deadline::after(LONG)))
+            .await;
+        let error = sent.map(drop).unwrap_err();
+        let SendError::NotSent { message, .. } = error else {
+            panic!("{error:?}");
+        };
+        assert!(message.is_some());
+    }
+}

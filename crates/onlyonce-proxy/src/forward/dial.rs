@@ -78,7 +78,7 @@ impl Dialer {
         let tcp = self.connect_tcp(limit).await?;
         // Requests are written whole: waiting for more to send only delays them.
         tcp.set_nodelay(true).map_err(DialError::Connect)?;
-        let wire = Arc::new(Wire::default());
+        let wire = Wire::new(self.tls.is_some());
         let io = CountedIo::new(tcp, Arc::clone(&wire));
         match &self.tls {
             None => self.handshake(io, wire).await,

@@ -7,26 +7,54 @@
 //! given to another connection. Hence a wire is *sealed* in the same breath as it is found untouched:
 //! "not sent" then means "and never will be".
 //!
+//! Before the first byte of a request it looks at the socket itself. The runtime learns of a peer's end,
+//! or of bytes that nobody asked for, only when it gets round to asking the system; a request that is
+//! written in the meantime is lost, and its outcome unknown, where one system call shows that it need not
+//! be sent here at all.
+//!
 //! It also enforces the moment by which a guarded request's first byte must leave, so that a process
 //! frozen between its check and its write sends nothing when it thaws.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 /// What was written to one connection. Shared by the connection's IO and whoever sends on it.
-#[derive(Debug, Default)]
-pub(crate) struct Wire(Mutex<Ledger>);
+#[derive(Debug)]
+pub(crate) struct Wire {
+    ledger: Mutex<Ledger>,
+    /// TLS servers send what is no answer, such as session tickets.
+    tolerates_bytes: bool,
+}
 
 #[derive(Debug, Default)]
 struct Ledger {
     written: u64,
     sealed: bool,
+    /// A request has begun, and its first byte is still to come.
+    is_first: bool,
     first_write_by: Option<Instant>,
+}
+
+/// What has arrived at a socket and was not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    Nothing,
+    Bytes,
+    /// The peer's end, or an error.
+    End,
+}
+
+/// A socket that can be looked at without waiting.
+pub(crate) trait Look {
+    fn look(&self) -> Arrival;
 }
 
 /// How much had been written when a request began.
@@ -34,9 +62,17 @@ struct Ledger {
 pub(crate) struct Mark(u64);
 
 impl Wire {
+    pub(crate) fn new(is_tls: bool) -> Arc<Self> {
+        Arc::new(Self {
+            ledger: Mutex::default(),
+            tolerates_bytes: is_tls,
+        })
+    }
+
     /// Begins a request. Its first byte may be written up to `first_write_by`, and not after.
     pub(crate) fn begin(&self, first_write_by: Option<Instant>) -> Mark {
         let mut ledger = self.ledger();
+        ledger.is_first = true;
         ledger.first_write_by = first_write_by;
         Mark(ledger.written)
     }
@@ -51,34 +87,40 @@ impl Wire {
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         // Nothing that holds it can panic half-way through a change.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a write happen, or seals the wire.
+    fn admit(&self, ledger: &mut Ledger, io: &impl Look) -> io::Result<()> {
+        if ledger.is_first && !ledger.sealed {
+            let is_late = ledger
+                .first_write_by
+                .is_some_and(|limit| Instant::now() >= limit);
+            let is_over = match io.look() {
+                Arrival::Nothing => false,
+                Arrival::Bytes => !self.tolerates_bytes,
+                Arrival::End => true,
+            };
+            ledger.sealed = is_late || is_over;
+        }
+        match ledger.sealed {
+            false => Ok(()),
+            true => Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                "the request was given up before its first byte",
+            )),
+        }
     }
 }
 
 impl Ledger {
-    fn admit(&mut self) -> io::Result<()> {
-        if self
-            .first_write_by
-            .is_some_and(|limit| Instant::now() >= limit)
-        {
-            self.sealed = true;
-        }
-        if self.sealed {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the request was given up before its first byte",
-            ));
-        }
-        Ok(())
-    }
-
     fn note(&mut self, written: usize) {
         if written > 0 {
             // A usize is at most 64 bits wide; more than u64::MAX bytes cannot be written in practice.
             self.written = self
                 .written
                 .saturating_add(u64::try_from(written).unwrap_or(u64::MAX));
-            self.first_write_by = None;
+            self.is_first = false;
         }
     }
 }
@@ -106,7 +148,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for CountedIo<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for CountedIo<T> {
+impl<T: AsyncWrite + Look + Unpin> AsyncWrite for CountedIo<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -115,7 +157,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for CountedIo<T> {
         let this = &mut *self;
         // Held across the write, so that sealing happens before it or sees it.
         let mut ledger = this.wire.ledger();
-        ledger.admit()?;
+        this.wire.admit(&mut ledger, &this.io)?;
         let written = ready!(Pin::new(&mut this.io).poll_write(cx, buf))?;
         ledger.note(written);
         Poll::Ready(Ok(written))
@@ -128,7 +170,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for CountedIo<T> {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let mut ledger = this.wire.ledger();
-        ledger.admit()?;
+        this.wire.admit(&mut ledger, &this.io)?;
         let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bufs))?;
         ledger.note(written);
         Poll::Ready(Ok(written))
@@ -147,6 +189,19 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for CountedIo<T> {
     }
 }
 
+impl Look for TcpStream {
+    fn look(&self) -> Arrival {
+        match SockRef::from(self).peek(&mut [MaybeUninit::uninit()]) {
+            Ok(0) => Arrival::End,
+            Ok(_) => Arrival::Bytes,
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Arrival::Nothing,
+                _ => Arrival::End,
+            },
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -155,13 +210,19 @@ mod tests {
 
     use super::*;
 
+    impl Look for tokio::io::DuplexStream {
+        fn look(&self) -> Arrival {
+            Arrival::Nothing
+        }
+    }
+
     fn counted() -> (
         CountedIo<tokio::io::DuplexStream>,
         tokio::io::DuplexStream,
         Arc<Wire>,
     ) {
         let (near, far) = tokio::io::duplex(64);
-        let wire = Arc::new(Wire::default());
+        let wire = Wire::new(false);
         (CountedIo::new(near, Arc::clone(&wire)), far, wire)
     }
 
@@ -204,5 +265,50 @@ mod tests {
         tokio::time::advance(limit).await;
         io.write_all(b"late").await.unwrap_err();
         assert!(wire.seal_if_untouched(mark));
+    }
+    async fn sockets(is_tls: bool) -> (CountedIo<TcpStream>, TcpStream, Arc<Wire>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        let wire = Wire::new(is_tls);
+        (CountedIo::new(near, Arc::clone(&wire)), far, wire)
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_to_a_peer_that_has_ended() {
+        for is_reset in [false, true] {
+            for is_tls in [false, true] {
+                let (mut io, far, wire) = sockets(is_tls).await;
+                if is_reset {
+                    far.set_zero_linger().unwrap();
+                }
+                drop(far);
+                let mark = wire.begin(None);
+                io.write_all(b"POST").await.unwrap_err();
+                assert!(wire.seal_if_untouched(mark));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn bytes_that_nobody_asked_for_forbid_a_request_but_not_under_tls() {
+        for is_tls in [false, true] {
+            let (mut io, mut far, wire) = sockets(is_tls).await;
+            far.write_all(b"HTTP/1.1 200 OK").await.unwrap();
+            let mark = wire.begin(None);
+            assert_eq!(io.write_all(b"POST").await.is_ok(), is_tls);
+            assert_eq!(wire.seal_if_untouched(mark), !is_tls);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_comes_early_does_not_stop_the_rest_of_a_request() {
+        let (mut io, mut far, wire) = sockets(false).await;
+        wire.begin(None);
+        io.write_all(b"POST").await.unwrap();
+        far.write_all(b"HTTP/1.1 413").await.unwrap();
+        io.write_all(b"the rest").await.unwrap();
     }
 }

@@ -1,10 +1,21 @@
 //! F19: the upstream closes an idle connection just as a POST is written to it.
 
-use http::StatusCode;
+use std::convert::Infallible;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body::Frame;
+use http_body_util::StreamBody;
 use onlyonce::Evidence;
+use onlyonce_test::event::{PATIENCE, within};
 use onlyonce_test::upstream::{Break, Legacy, Reply};
 
-use crate::support::{Outcome, forward, forward_with, post};
+use tower::ServiceExt;
+
+use crate::support::{Outcome, forward, forward_with, outcome, post};
 
 /// Fails unless the evidence agrees with what the upstream counted.
 fn check(outcome: &Outcome, effects: usize) {
@@ -88,6 +99,99 @@ async fn a_connection_closed_long_ago_costs_nothing() {
         assert_eq!(outcome.status, StatusCode::OK);
         assert_eq!(legacy.effects_of("k"), round);
     }
+}
+
+/// An upstream on a thread of its own: it answers one request per connection, ends the connection when it
+/// is told to, and reports the request once the end has arrived.
+struct Closing {
+    addr: SocketAddr,
+    close: Sender<()>,
+    closed: Receiver<String>,
+}
+
+impl Closing {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (close, told) = channel();
+        let (report, closed) = channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let received = read_request(&mut stream);
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone";
+                stream.write_all(answer).unwrap();
+                if told.recv().is_err() {
+                    return;
+                }
+                drop(stream);
+                report.send(received).unwrap();
+            }
+        });
+        Self {
+            addr,
+            close,
+            closed,
+        }
+    }
+
+    /// Blocks the thread on purpose: the runtime must not learn of the end before the next request.
+    fn close(&self) -> String {
+        self.close.send(()).unwrap();
+        self.closed.recv_timeout(PATIENCE).unwrap()
+    }
+}
+
+fn read_request(stream: &mut impl Read) -> String {
+    let mut received = Vec::new();
+    while !received.ends_with(b"a=1") && !received.ends_with(b"0\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        received.push(byte[0]);
+    }
+    String::from_utf8(received).unwrap()
+}
+
+/// The end has arrived, but nobody has looked. The request is provably unsent and goes once more, on a new
+/// connection.
+#[tokio::test]
+async fn an_unsent_request_goes_once_more() {
+    let upstream = Closing::start();
+    let forward = forward(&format!("http://{}", upstream.addr));
+    for round in 0..50 {
+        let key = format!("k-{round}.");
+        let outcome = post(&forward, &key, "a=1").await;
+        assert_eq!(outcome.status, StatusCode::OK, "{round} {outcome:?}");
+        assert!(
+            upstream.close().contains(&key),
+            "each is received once, in order"
+        );
+    }
+}
+
+/// An upload that has begun to flow cannot be had again; that it was not sent is still certain.
+#[tokio::test]
+async fn an_unsent_upload_is_told_as_such() {
+    let upstream = Closing::start();
+    let forward = forward(&format!("http://{}", upstream.addr));
+    let upload = async || {
+        let frames = [Ok::<_, Infallible>(Frame::data(Bytes::from("a=1")))];
+        let body = StreamBody::new(futures_util::stream::iter(frames));
+        let request = Request::post("/")
+            .header("host", "shop")
+            .body(body)
+            .unwrap();
+        outcome(
+            within("a response", forward.clone().oneshot(request))
+                .await
+                .unwrap(),
+        )
+        .await
+    };
+    assert_eq!(post(&forward, "k", "a=1").await.status, StatusCode::OK);
+    upstream.close();
+    assert_eq!(upload().await.evidence, Some(Evidence::NotSent));
+    assert_eq!(upload().await.status, StatusCode::OK);
 }
 
 #[tokio::test]
