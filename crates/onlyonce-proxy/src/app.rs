@@ -3,6 +3,28 @@
 //! [`App::bind`] opens the store and the ports, so that everything that can be wrong at the start is wrong
 //! there; [`App::run`] serves until it is told to stop, and then finishes what is in flight. The demo and
 //! tests use it as `serve` does, on port 0.
+//!
+//! ```
+//! use onlyonce_proxy::app::App;
+//! use onlyonce_proxy::config::{Config, Sources};
+//!
+//! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut sources = Sources::default();
+//! sources.flag("--listen", "listen.address", "127.0.0.1:0");
+//! sources.flag("--upstream", "upstream.url", "http://127.0.0.1:3000");
+//! sources.flag("--store", "store.url", "memory:");
+//! let app = App::bind(Config::load(sources)?).await?;
+//! println!("listening on {}", app.address());
+//!
+//! let mut signals = ["the end of the example"].into_iter();
+//! let signal = async || match signals.next() {
+//!     Some(name) => name,
+//!     None => std::future::pending().await, // a second one would end it at once
+//! };
+//! app.run(signal).await?;
+//! # Ok(())
+//! # }
+//! ```
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -133,6 +133,32 @@ async fn the_first_signal_drains_and_exits_0() {
     assert_eq!(upstream.effects(), 1);
 }
 
+/// A charge that its client no longer waits for is waited for all the same.
+#[tokio::test]
+async fn a_drain_waits_for_work_whose_client_has_left() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let upstream = Legacy::start().await;
+    let gate = Gate::default();
+    upstream.script(Reply::new(201).body("charged").held_at(&gate));
+    let mut proxy = serve(&upstream, &sqlite(&directory)).start().await;
+
+    let mut client = Raw::connect(proxy.addr()).await;
+    client.send(post_bytes("/charges", "k", "amount=1")).await;
+    gate.reached(1).await;
+    client.reset();
+    proxy.signal(Signal::TERM);
+    proxy.logged("draining").await;
+    gate.open();
+    assert!(proxy.exited().await.success());
+
+    let proxy = serve(&upstream, &sqlite(&directory)).start().await;
+    let retry = post(proxy.addr(), "/charges", "k", "amount=1")
+        .await
+        .expect("an answer");
+    assert_eq!((retry.status, retry.is_replay()), (201, true));
+    assert_eq!(upstream.effects(), 1);
+}
+
 #[tokio::test]
 async fn a_drain_ends_at_its_deadline_and_admits_what_it_does_not_know() {
     let directory = tempfile::tempdir().expect("a directory");

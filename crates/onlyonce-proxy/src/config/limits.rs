@@ -36,11 +36,11 @@ impl Limits {
 
     pub(super) fn read(section: Section<'_>) -> Self {
         Self {
-            captured_max: section.get("captured-max", ByteSize(64 << 20)),
-            unsettled_max: section.get("unsettled-max", 4096),
+            captured_max: section.above_zero("captured-max", ByteSize(64 << 20)),
+            unsettled_max: section.above_zero("unsettled-max", 4096),
             waiting_max: section.get("waiting-max", 1024),
             settle_hold: section.get("settle-hold", Duration::from_secs(2)),
-            claim_patience: section.get("claim-patience", Duration::from_secs(5)),
+            claim_patience: section.above_zero("claim-patience", Duration::from_secs(5)),
         }
     }
 }

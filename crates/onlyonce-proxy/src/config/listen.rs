@@ -45,10 +45,10 @@ impl Listen {
     pub(super) fn read(section: Section<'_>) -> Self {
         Self {
             address: section.get("address", (Ipv4Addr::LOCALHOST, 8080).into()),
-            connections_max: section.get("connections-max", 10_000),
-            head_timeout: section.get("head-timeout", Duration::from_secs(30)),
-            head_max: section.get("head-max", ByteSize(64 << 10)),
-            fields_max: section.get("fields-max", 100),
+            connections_max: section.above_zero("connections-max", 10_000),
+            head_timeout: section.above_zero("head-timeout", Duration::from_secs(30)),
+            head_max: section.above_zero("head-max", ByteSize(64 << 10)),
+            fields_max: section.above_zero("fields-max", 100),
             trusted_peers: section.get("trusted-peers", Vec::new()),
             drain: section.get("drain", Duration::from_secs(30)),
         }

@@ -139,11 +139,11 @@ source!(CredentialSource);
 impl Policy {
     pub(super) fn read(section: Section<'_>) -> Self {
         Self {
-            methods: section.get("methods", vec![Method::POST, Method::PATCH]),
+            methods: section.above_zero("methods", vec![Method::POST, Method::PATCH]),
             require_key: section.get("require-key", false),
             key_header: section.get("key-header", HeaderName::from_static("idempotency-key")),
             key_syntax: section.get("key-syntax", Syntax::Lenient),
-            key_max: section.get("key-max", ByteSize(255)),
+            key_max: section.above_zero("key-max", ByteSize(255)),
             scope: section.get("scope", Scope::Route),
             principal: section.get("principal", PrincipalSource::Default),
             credential: section.get("credential", CredentialSource::Default),
@@ -167,7 +167,7 @@ impl Policy {
             echo_key: section.get("echo-key", false),
             request_max: section.get("request-max", ByteSize(8 << 20)),
             response_max: section.get("response-max", ByteSize(8 << 20)),
-            body_idle_max: section.get("body-idle-max", Duration::from_secs(30)),
+            body_idle_max: section.above_zero("body-idle-max", Duration::from_secs(30)),
             documentation: section.optional("documentation"),
             proxy_name: section.optional("proxy-name"),
         }

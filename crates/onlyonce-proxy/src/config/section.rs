@@ -103,6 +103,20 @@ impl Section<'_> {
         self.read(key, Some(shown)).unwrap_or(default)
     }
 
+    /// The value of a key, or its default, where nothing could work with zero.
+    pub(crate) fn above_zero<T: Setting + Default + PartialEq>(
+        self,
+        key: &'static str,
+        default: T,
+    ) -> T {
+        let value = self.get(key, default);
+        if value == T::default() {
+            self.reader
+                .fault(&format!("{}.{key}", self.name), "must not be zero or empty");
+        }
+        value
+    }
+
     /// The value of a key that may be left out.
     pub(crate) fn optional<T: Setting>(self, key: &'static str) -> Option<T> {
         self.read(key, None)

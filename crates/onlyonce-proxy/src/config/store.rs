@@ -62,9 +62,9 @@ impl Store {
             url: section.get("url", StoreUrl::Sqlite("onlyonce.db".into())),
             migrate: section.get("migrate", true),
             pooler: section.get("pooler", false),
-            connections: section.get("connections", 16),
-            sweep_interval: section.get("sweep-interval", Duration::from_secs(60)),
-            sweep_batch: section.get("sweep-batch", 500),
+            connections: section.above_zero("connections", 16),
+            sweep_interval: section.above_zero("sweep-interval", Duration::from_secs(60)),
+            sweep_batch: section.above_zero("sweep-batch", 500),
         }
     }
 }

@@ -86,6 +86,20 @@ fn every_fault_is_found_at_once_with_its_place() {
 }
 
 #[test]
+fn nothing_is_not_enough() {
+    let file = "[upstream]\nurl = 'http://a'\n[listen]\nhead-timeout = '0s'\n\
+                [store]\nsweep-batch = 0\n[policy]\nmethods = []\nwait = '0s'";
+    assert_eq!(
+        faults(sources(file, &[], &[])),
+        [
+            "o.toml:4: listen.head-timeout: must not be zero or empty",
+            "o.toml:6: store.sweep-batch: must not be zero or empty",
+            "o.toml:8: policy.methods: must not be zero or empty",
+        ]
+    );
+}
+
+#[test]
 fn syntax_faults_name_their_lines() {
     let found = faults(sources("[listen]\naddress = \n[policy\n", &[], &[]));
     assert!(found[0].starts_with("o.toml:2: "), "{found:?}");

@@ -72,13 +72,13 @@ impl Upstream {
         let name = section.get("name", String::new());
         let host = section.get("host", HostPolicy::Preserve);
         let ca_file = section.optional("ca-file");
-        let connect_timeout = section.get("connect-timeout", Duration::from_secs(5));
-        let first_byte_timeout = section.get("first-byte-timeout", Duration::from_secs(60));
-        let idle_timeout = section.get("idle-timeout", Duration::from_secs(300));
+        let connect_timeout = section.above_zero("connect-timeout", Duration::from_secs(5));
+        let first_byte_timeout = section.above_zero("first-byte-timeout", Duration::from_secs(60));
+        let idle_timeout = section.above_zero("idle-timeout", Duration::from_secs(300));
         let total_timeout = section.optional("total-timeout");
         let idle_connection_max = section.get("idle-connection-max", Duration::from_secs(4));
         let idle_connections_max = section.get("idle-connections-max", 256);
-        let head_max = section.get("head-max", ByteSize(64 << 10));
+        let head_max = section.above_zero("head-max", ByteSize(64 << 10));
         Some(Self {
             url: url?,
             name,

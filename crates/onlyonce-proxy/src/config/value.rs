@@ -45,7 +45,7 @@ pub(crate) trait Setting: Sized {
 }
 
 /// A number of bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct ByteSize(pub u64);
 
 const DURATION_UNITS: [(&str, u64); 5] = [
