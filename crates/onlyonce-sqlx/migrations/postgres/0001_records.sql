@@ -29,7 +29,7 @@ create table onlyonce_responses (
     epoch      integer     not null,
     expires_at timestamptz not null,
     response   bytea       not null,
-    primary key (day, token, epoch)
+    primary key (token, epoch, day) -- found by token in its partition, which is named by the day
 ) partition by range (day);
 
 do $$

@@ -56,7 +56,7 @@ const EXECUTED: &str = durable!(
      kept as ( \
      insert into onlyonce_responses (day, token, epoch, expires_at, response) \
      select (settled_at at time zone 'UTC')::date, token, epoch, expires_at, $4 from resolved \
-     on conflict (day, token, epoch) do update \
+     on conflict (token, epoch, day) do update \
      set response = excluded.response, expires_at = excluded.expires_at) \
      select epoch from resolved"
 );

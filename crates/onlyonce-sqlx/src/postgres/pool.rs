@@ -29,6 +29,8 @@ use super::settings::Settings;
 const TRUSTED_FOR: Duration = Duration::from_secs(5);
 /// How long that may take.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// What a burst opened is closed after it.
+const IDLE_MAX: Duration = Duration::from_secs(300);
 /// After this long without an answer a connection whose call was dropped is closed all the same.
 const ABANDONED_MAX: Duration = Duration::from_secs(600);
 /// Connections are renewed, so that a server that joined gets its share and memory is given back.
@@ -104,6 +106,8 @@ impl Pool {
             if rested < TRUSTED_FOR || borrowed.answers().await {
                 return Ok(borrowed);
             }
+            // The others rested longer, and would each cost as much time.
+            self.server_gone(borrowed.generation());
             permit = borrowed.close();
         }
         let live = self.connect().await?;
@@ -162,7 +166,9 @@ impl Borrowed {
         let current = live.generation == self.shared.generation.load(Ordering::Acquire);
         if current && live.born.elapsed() < AGE_MAX {
             let since = Instant::now();
-            self.shared.idle().push(Idle { live, since });
+            let mut idle = self.shared.idle();
+            idle.retain(|idle| idle.since.elapsed() < IDLE_MAX);
+            idle.push(Idle { live, since });
         }
         // Only now may another be opened.
         drop(permit);

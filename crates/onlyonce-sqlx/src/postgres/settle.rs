@@ -64,7 +64,7 @@ const COMPLETE: &str = durable!(
      kept as ( \
      insert into onlyonce_responses (day, token, epoch, expires_at, response) \
      select (settled_at at time zone 'UTC')::date, $2, $3, expires_at, $4 from settled \
-     on conflict (day, token, epoch) do update \
+     on conflict (token, epoch, day) do update \
      set response = excluded.response, expires_at = excluded.expires_at) \
      select 1 from settled"
 );
@@ -82,7 +82,7 @@ const INSERT_COMPLETED: &str = durable!(
      kept as ( \
      insert into onlyonce_responses (day, token, epoch, expires_at, response) \
      select (settled_at at time zone 'UTC')::date, $2, $3, expires_at, $4 from settled \
-     on conflict (day, token, epoch) do update \
+     on conflict (token, epoch, day) do update \
      set response = excluded.response, expires_at = excluded.expires_at) \
      select 1 from settled"
 );
