@@ -1,4 +1,11 @@
 //! The proxy: listens, guards, forwards.
+//!
+//! The binary `onlyonce` is [`cli::main`] and nothing more; the crate is a library so that tests and the
+//! demo can run the whole process, [`app::App`], on ports of their own.
+//!
+//! A request comes in at the [`listener`], passes the guard ([`onlyonce::IdempotencyLayer`]) and is
+//! [forwarded](forward) at most once. [`config`] says how, [`store`] where records are kept, [`readiness`]
+//! and [`admin`] whether all of that works now.
 
 mod activity;
 pub mod admin;
