@@ -24,13 +24,16 @@ async fn f1_f3_f4_f9_it_is_forwarded_once_and_answered_as_the_service_does() {
 #[tokio::test]
 async fn f4_the_key_is_echoed_where_that_is_asked_for() {
     let site = Site::with(&[("policy.echo-key", "true")]).await;
-    for replayed in [false, true] {
-        let answer = site.ask(post("k-1")).await;
-        assert_eq!(answer.fields.get("idempotency-key"), Some("k-1"));
-        assert_eq!(answer.is_replay(), replayed);
+    for key in ["k-1", "\"quoted,  key\""] {
+        for replayed in [false, true] {
+            let answer = site.ask(post(key)).await;
+            assert_eq!(answer.fields.get("idempotency-key"), Some(key), "F4");
+            assert_eq!(answer.is_replay(), replayed);
+        }
+        let other = site.ask(post(key).body("other")).await;
+        assert_eq!(other.fields.get("idempotency-key"), Some(key), "F4");
     }
-    let other = site.ask(post("k-1").body("other")).await;
-    assert_eq!(other.fields.get("idempotency-key"), Some("k-1"));
+    assert_eq!(site.legacy.effects(), 2);
 }
 
 /// F2: while the service is at work, another process already finds the claim in the file.

@@ -118,6 +118,10 @@ async fn c_f5_c_f6_chunks_with_two_readings_are_refused() {
         ("C-F6", chunked("5\r\nhelloX\r\n0\r\n\r\n")),
         ("C-F6", chunked("5\r\nhello0\r\n\r\n")),
         ("C-F6", chunked("5;a\nb\r\nhello\r\n0\r\n\r\n")),
+        (
+            "C-F6",
+            chunked(&format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(100_000))),
+        ),
     ])
     .await;
 }
@@ -138,11 +142,13 @@ async fn c_f8_c_f9_c_f10_c_f12_c_f14_c_f15_c_f16_malformed_heads_are_refused() {
         ("C-F9", head("X: a\0b")),
         ("C-F10", head(": a")),
         ("C-F10", head("X@Y: a")),
+        ("C-F10", head("X\u{a0}: a")),
         ("C-F10", head("(X): a")),
         ("C-F12", host("")),
         ("C-F12", head("Host: t")),
         ("C-F12", host("Host: a b\r\n")),
         ("C-F12", host("Host: u@s\r\n")),
+        ("C-F12", host("Host: s/t\r\n")),
         ("C-F14", start("POST /a b HTTP/1.1")),
         ("C-F14", start("POST /a\x01 HTTP/1.1")),
         ("C-F15", start("POST /a HTTP/1.32")),

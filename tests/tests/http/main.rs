@@ -6,6 +6,7 @@
 
 mod support;
 
+mod documented;
 mod errors;
 mod expiry;
 mod first;
