@@ -6,6 +6,7 @@
 
 mod support;
 
+mod clients;
 mod documented;
 mod errors;
 mod expiry;
