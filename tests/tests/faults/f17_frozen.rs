@@ -18,10 +18,11 @@ on_each_store!(
     f17_frozen_between_forward_and_record_while_an_operator_answers,
 );
 
-const DEADLINE: Duration = Duration::from_secs(1);
+/// Past half of the deadline an owner sends nothing any more.
+const HALF_OF_DEADLINE: Duration = Duration::from_millis(1500);
 
 fn launch(setup: &Setup) -> Launch {
-    setup.launch().arg("--deadline").arg("1s")
+    setup.launch().arg("--deadline").arg("3s")
 }
 
 /// An owner that is frozen in the middle of a request, its client, and another proxy.
@@ -33,17 +34,24 @@ struct Frozen {
 }
 
 impl Frozen {
-    /// Until the owner's time is over, whatever it still has to do.
-    async fn at(setup: &Setup, failpoint: &str) -> Self {
+    /// Until the owner's time for sending is over, though not yet that for an answer.
+    async fn at(setup: &Setup, failpoint: &str, reply: &'static str) -> Self {
         let stop = format!("{failpoint}=1*stop");
         let (owner, other) = (launch(setup).failpoints(&stop), launch(setup));
         let (owner, other) = tokio::join!(owner.start(), other.start());
+        // A connection to the upstream is at hand: a request could be sent on it at once.
+        let warm = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let mut client = Raw::connect(owner.addr()).await;
+        client.send(warm).await;
+        assert!(client.response().await.is_ok_and(|warm| warm.is_whole()));
+
+        setup.legacy.script(Reply::new(201).body(reply));
         let mut client = Raw::connect(owner.addr()).await;
         client.send(post_bytes(PATH, "key", BODY)).await;
         owner.frozen().await;
         let busy = answer(&other, "key").await;
         assert_problem(&busy, 409, "request-in-progress");
-        tokio::time::sleep(DEADLINE).await;
+        tokio::time::sleep(HALF_OF_DEADLINE).await;
         Self {
             owner,
             client,
@@ -80,33 +88,31 @@ async fn f17_frozen_before_the_forward_while_an_operator_frees_the_key(setup: Se
 }
 
 async fn frees(setup: Setup, failpoint: &str) {
-    let frozen = Frozen::at(&setup, failpoint).await;
+    let frozen = Frozen::at(&setup, failpoint, "the only one").await;
     let refused = setup.try_records(["forget", &frozen.id]).await;
     assert!(refused.is_err_and(|said| said.contains("the request is in flight")));
     setup.records(["forget", &frozen.id, "--force"]).await;
     let first = answer(&frozen.other, "key").await;
-    assert_eq!((first.status, first.is_replay()), (200, false));
+    assert_eq!((first.status, first.is_replay()), (201, false));
     frozen.thawed(&setup).await;
-    assert_eq!(setup.legacy.effects(), 1);
+    assert_eq!(setup.legacy.effects_of("key"), 1);
     assert_replays(&answer(&launch(&setup).start().await, "key").await, &first);
 }
 
 async fn f17_frozen_between_forward_and_record_while_the_key_is_executed_again(setup: Setup) {
-    setup.legacy.script(Reply::new(201).body("first"));
-    let frozen = Frozen::at(&setup, "after_forward").await;
+    let frozen = Frozen::at(&setup, "after_forward", "first").await;
     // The operator believes, wrongly, that it was not executed; what follows is consistent all the same.
     setup.records(["forget", &frozen.id, "--force"]).await;
     setup.legacy.script(Reply::new(201).body("second"));
     let second = answer(&frozen.other, "key").await;
     assert_eq!((second.status, second.text()), (201, "second"));
     frozen.thawed(&setup).await;
-    assert_eq!(setup.legacy.effects(), 2);
+    assert_eq!(setup.legacy.effects_of("key"), 2);
     assert_replays(&answer(&launch(&setup).start().await, "key").await, &second);
 }
 
 async fn f17_frozen_between_forward_and_record_while_an_operator_answers(setup: Setup) {
-    setup.legacy.script(Reply::new(201).body("first"));
-    let frozen = Frozen::at(&setup, "before_settle").await;
+    let frozen = Frozen::at(&setup, "before_settle", "first").await;
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("response");
     std::fs::write(&file, "HTTP/1.1 201 Created\r\n\r\nby hand").expect("written");
@@ -125,7 +131,7 @@ async fn f17_frozen_between_forward_and_record_while_an_operator_answers(setup: 
         (201, "by hand", true)
     );
     frozen.thawed(&setup).await;
-    assert_eq!(setup.legacy.effects(), 1);
+    assert_eq!(setup.legacy.effects_of("key"), 1);
     assert_replays(
         &answer(&launch(&setup).start().await, "key").await,
         &by_hand,
