@@ -10,7 +10,6 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -18,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::BoxError;
+use crate::budget::{Budget, Reservation};
 
 /// What may be queued for the client once nothing is captured any more.
 const QUEUED_BYTES_MAX: usize = 256 << 10;
@@ -167,53 +167,20 @@ impl Drop for Reader {
     }
 }
 
-/// The bytes of all bodies that are captured and not yet settled, against one limit.
-#[derive(Debug, Clone)]
-pub(crate) struct Budget(Arc<Account>);
-
-#[derive(Debug)]
-struct Account {
-    used: AtomicUsize,
-    limit: usize,
-}
-
-impl Budget {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self(Arc::new(Account {
-            used: AtomicUsize::new(0),
-            limit,
-        }))
-    }
-
-    fn reserve(&self, bytes: usize) -> bool {
-        let fits = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= self.0.limit);
-        self.0
-            .used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
-            .is_ok()
-    }
-
-    fn give_back(&self, bytes: usize) {
-        self.0.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
-
 /// A body as it is captured for the record, until it is too large.
 #[derive(Debug)]
 pub(crate) struct Capture {
     chunks: Option<Vec<Bytes>>,
-    bytes: usize,
+    reserved: Reservation,
     bytes_max: usize,
-    budget: Budget,
 }
 
 impl Capture {
-    pub(crate) const fn new(bytes_max: usize, budget: Budget) -> Self {
+    pub(crate) fn new(bytes_max: usize, budget: &Budget) -> Self {
         Self {
             chunks: Some(Vec::new()),
-            bytes: 0,
+            reserved: budget.reservation(),
             bytes_max,
-            budget,
         }
     }
 
@@ -222,12 +189,13 @@ impl Capture {
         let Some(chunks) = &mut self.chunks else {
             return;
         };
-        if self.bytes + chunk.len() > self.bytes_max || !self.budget.reserve(chunk.len()) {
-            self.give_up();
-            return;
+        let fits = self.reserved.bytes() + chunk.len() <= self.bytes_max;
+        if fits && self.reserved.grow(chunk.len()) {
+            chunks.push(chunk.clone());
+        } else {
+            self.chunks = None;
+            self.reserved.give_back();
         }
-        self.bytes += chunk.len();
-        chunks.push(chunk.clone());
     }
 
     /// Whether the body is too large to keep.
@@ -241,21 +209,10 @@ impl Capture {
         if let [only] = chunks.as_slice() {
             return Some(only.clone());
         }
-        let mut whole = BytesMut::with_capacity(self.bytes);
+        let mut whole = BytesMut::with_capacity(self.reserved.bytes());
         chunks
             .iter()
             .for_each(|chunk| whole.extend_from_slice(chunk));
         Some(whole.freeze())
-    }
-
-    fn give_up(&mut self) {
-        self.chunks = None;
-        self.budget.give_back(std::mem::take(&mut self.bytes));
-    }
-}
-
-impl Drop for Capture {
-    fn drop(&mut self) {
-        self.give_up();
     }
 }

@@ -22,6 +22,7 @@ use tower_service::Service;
 
 use crate::BoxError;
 use crate::body::{RequestBody, ResponseBody};
+use crate::budget::Reservation;
 use crate::evidence::Deadline;
 use crate::fingerprint::fingerprint;
 use crate::key::IdempotencyKey;
@@ -41,7 +42,9 @@ mod streaming;
 mod upload;
 mod waiting;
 
-pub(crate) use self::outcome::Outcome;
+use self::upload::Upload;
+
+pub(crate) use self::outcome::{LogLine, Outcome};
 
 /// The inner service, as the execution needs it.
 pub(crate) trait Inner<B, R>:
@@ -87,7 +90,7 @@ struct Requester {
     credential: Credential,
     /// The key as it was sent, for policies that repeat it.
     key: Option<HeaderValue>,
-    started: Instant,
+    line: LogLine,
 }
 
 impl Execution {
@@ -112,26 +115,35 @@ impl Execution {
             // Without reading the body: a duplicate of a large upload costs nothing.
             return Ok(self.problem(&requester, Outcome::InProgress, &in_progress()));
         }
-        let body = match upload::read(&self.policy, &parts.headers, body).await {
-            Ok(body) => body,
+        let budget = &self.resources.uploaded;
+        let upload = match upload::read(&self.policy, budget, &parts.headers, body).await {
+            Ok(upload) => upload,
             Err(problem) => return Ok(self.problem(&requester, Outcome::UploadFailed, &problem)),
         };
-        let (mut parts, fingerprint) = self.fingerprint(parts, &body).await;
+        let Upload { bytes, reserved } = upload;
+        let (mut parts, fingerprint) = self.fingerprint(parts, &bytes).await;
         let claim = self.claim_of(&requester, fingerprint);
-        upload::buffered_head(&mut parts, body.len());
-        let request = Request::from_parts(parts, RequestBody::buffered(body));
-        let reply = self.detach(service, request, &requester, &claim).await;
+        upload::buffered_head(&mut parts, bytes.len());
+        let request = Request::from_parts(parts, RequestBody::buffered(bytes));
+        let reply = self
+            .detach(service, request, reserved, &requester, &claim)
+            .await;
         self.conclude(&requester, &claim, reply).await
     }
 
     fn identify(&self, parts: &Parts) -> Requester {
         let principal = Principal::of(parts, &self.policy.principal);
+        let id = record_id(&self.policy, parts, &principal, &self.key);
         Requester {
-            id: record_id(&self.policy, parts, &principal, &self.key),
+            id,
             credential: Credential::of(parts, &self.policy.credential),
             principal,
             key: parts.headers.get(&self.policy.key_header).cloned(),
-            started: Instant::now(),
+            line: LogLine {
+                record: Some(id),
+                method: parts.method.clone(),
+                started: Instant::now(),
+            },
         }
     }
 
@@ -169,6 +181,7 @@ impl Execution {
         &self,
         service: S,
         request: Request<RequestBody<B>>,
+        uploaded: Reservation,
         requester: &Requester,
         claim: &Claim,
     ) -> Reply<R, S::Error>
@@ -184,7 +197,9 @@ impl Execution {
         };
         let Ok(slot) = Arc::clone(&self.resources.unsettled).try_acquire_owned() else {
             let problem = overloaded();
-            Outcome::StoreUnavailable.log(Some(&claim.id), problem.status(), requester.started);
+            requester
+                .line
+                .write(Outcome::StoreUnavailable, problem.status());
             return Reply::Problem(problem);
         };
         let (reply, answer) = oneshot::channel();
@@ -193,7 +208,8 @@ impl Execution {
             policy: Arc::clone(&self.policy),
             claim: claim.clone(),
             deadline: Deadline::after(self.policy.deadline),
-            started: requester.started,
+            line: requester.line.clone(),
+            uploaded,
             presence: Some(presence),
             slot,
         };

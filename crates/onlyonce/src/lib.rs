@@ -44,6 +44,7 @@
 //! axum's `nest` strips prefixes before inner layers see them: see [`Policy::with_target`].
 
 pub mod body;
+mod budget;
 mod capture;
 pub mod classify;
 pub mod clock;

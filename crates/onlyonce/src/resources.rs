@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::capture::Budget;
+use crate::budget::Budget;
 use crate::in_flight::InFlight;
 use crate::store::SharedStore;
 
@@ -20,6 +20,8 @@ pub struct Limits {
     /// Bytes of all response bodies that are captured and not yet settled. A body that does not fit is
     /// delivered in full and recorded without it. Default: 64 MiB.
     pub captured_bytes_max: usize,
+    /// Bytes of all request bodies that are being read or forwarded; 503 above. Default: 256 MiB.
+    pub uploaded_bytes_max: usize,
     /// Requests that are claimed and not yet settled; 503 above. Default: 4096.
     pub unsettled_max: usize,
     /// Duplicates that wait for their twin; 409 at once above. Default: 1024.
@@ -35,6 +37,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             captured_bytes_max: 64 << 20,
+            uploaded_bytes_max: 256 << 20,
             unsettled_max: 4096,
             waiting_max: 1024,
             settle_hold: Duration::from_secs(2),
@@ -47,7 +50,8 @@ impl Default for Limits {
 pub(crate) struct Resources {
     pub(crate) store: SharedStore,
     pub(crate) in_flight: InFlight,
-    pub(crate) budget: Budget,
+    pub(crate) captured: Budget,
+    pub(crate) uploaded: Budget,
     pub(crate) unsettled: Arc<Semaphore>,
     pub(crate) waiting: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
@@ -61,7 +65,8 @@ impl Resources {
         Self {
             store,
             in_flight: InFlight::default(),
-            budget: Budget::new(limits.captured_bytes_max),
+            captured: Budget::new(limits.captured_bytes_max),
+            uploaded: Budget::new(limits.uploaded_bytes_max),
             unsettled: Arc::new(Semaphore::new(limits.unsettled_max)),
             waiting: Arc::new(Semaphore::new(limits.waiting_max)),
             tasks: TaskTracker::new(),

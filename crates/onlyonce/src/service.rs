@@ -11,7 +11,7 @@ use tower_service::Service;
 
 use crate::BoxError;
 use crate::body::{RequestBody, ResponseBody};
-use crate::execution::{Execution, Outcome};
+use crate::execution::{Execution, LogLine, Outcome};
 use crate::future::ResponseFuture;
 use crate::key::IdempotencyKey;
 use crate::policy::{KeyRequirement, Policy};
@@ -109,8 +109,14 @@ where
                 ResponseFuture::guarded(execution.run(service, request))
             }
             Course::Refuse(outcome, problem) => {
+                let method = request.method().clone();
                 let response = self.policy.answer(problem);
-                outcome.log(None, response.status(), Instant::now());
+                let line = LogLine {
+                    record: None,
+                    method,
+                    started: Instant::now(),
+                };
+                line.write(outcome, response.status());
                 ResponseFuture::answered(response.map(ResponseBody::whole))
             }
             Course::PassThrough => unreachable!("passed through above"),

@@ -12,6 +12,8 @@ pub struct Limits {
     /// All response bodies that are captured and not yet settled; one that does not fit is delivered in
     /// full and recorded without its body.
     pub captured_max: ByteSize,
+    /// All request bodies that are being read or forwarded; 503 above.
+    pub uploaded_max: ByteSize,
     /// Requests that are claimed and not yet settled; 503 above.
     pub unsettled_max: u32,
     /// Duplicates that wait for their twin; 409 at once above.
@@ -27,6 +29,7 @@ impl Limits {
     pub fn guard(&self) -> onlyonce::Limits {
         onlyonce::Limits {
             captured_bytes_max: self.captured_max.in_memory(),
+            uploaded_bytes_max: self.uploaded_max.in_memory(),
             unsettled_max: in_memory(self.unsettled_max),
             waiting_max: in_memory(self.waiting_max),
             settle_hold: self.settle_hold,
@@ -37,6 +40,7 @@ impl Limits {
     pub(super) fn read(section: Section<'_>) -> Self {
         Self {
             captured_max: section.above_zero("captured-max", ByteSize(64 << 20)),
+            uploaded_max: section.above_zero("uploaded-max", ByteSize(256 << 20)),
             unsettled_max: section.above_zero("unsettled-max", 4096),
             waiting_max: section.get("waiting-max", 1024),
             settle_hold: section.get("settle-hold", Duration::from_secs(2)),

@@ -23,11 +23,7 @@ impl Execution {
         let (outcome, problem) = match present {
             Present::Completed(completed) => match self.disclose(requester, claim, completed) {
                 Ok(response) => {
-                    Outcome::Replayed.log(
-                        Some(&requester.id),
-                        response.status(),
-                        requester.started,
-                    );
+                    requester.line.write(Outcome::Replayed, response.status());
                     return self.finished(requester, response.map(ResponseBody::whole));
                 }
                 Err(refusal) => refusal,
@@ -95,7 +91,7 @@ impl Execution {
         outcome: Outcome,
         problem: &Problem,
     ) -> Response<ResponseBody<R>> {
-        outcome.log(Some(&requester.id), problem.status(), requester.started);
+        requester.line.write(outcome, problem.status());
         self.answer_problem(requester, problem)
     }
 

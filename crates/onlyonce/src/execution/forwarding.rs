@@ -13,14 +13,15 @@ use futures_util::FutureExt;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::answer::unknown_to_first_caller;
 use super::claiming::{NotClaimed, abandon, claim};
 use super::settling::Held;
-use super::{Inner, Outcome, Reply, store_unavailable};
+use super::{Inner, LogLine, Outcome, Reply, store_unavailable};
 use crate::BoxError;
 use crate::body::{RequestBody, ResponseBody};
+use crate::budget::Reservation;
 use crate::classify::{Verdict, classify};
 use crate::evidence::Deadline;
 use crate::in_flight::Presence;
@@ -36,7 +37,9 @@ pub(super) struct Task {
     pub(super) policy: Arc<Policy>,
     pub(super) claim: Claim,
     pub(super) deadline: Deadline,
-    pub(super) started: Instant,
+    pub(super) line: LogLine,
+    /// What the request's body takes of the memory that all may use.
+    pub(super) uploaded: Reservation,
     pub(super) presence: Option<Presence>,
     pub(super) slot: OwnedSemaphorePermit,
 }
@@ -115,7 +118,7 @@ impl Task {
         };
         match forwarded.await {
             Ok(response) => {
-                Outcome::Unguarded.log(Some(&self.claim.id), response.status(), self.started);
+                self.line.write(Outcome::Unguarded, response.status());
                 Reply::Answered(response.map(ResponseBody::from))
             }
             Err(error) => Reply::Failed(error),
@@ -168,7 +171,7 @@ impl Task {
 
     /// An answer of our own. Logged here, for the client may have left.
     fn problem<R, E>(&self, outcome: Outcome, problem: Problem) -> Reply<R, E> {
-        outcome.log(Some(&self.claim.id), problem.status(), self.started);
+        self.line.write(outcome, problem.status());
         Reply::Problem(problem)
     }
 
@@ -182,6 +185,7 @@ impl Task {
 
     /// It may have been executed, and there is no answer.
     async fn unknown<R, E>(mut self, epoch: Epoch, ended: Ended<E>, answer: Answer<R, E>) {
+        self.uploaded.give_back();
         let (reply, status) = match ended {
             Ended::TimedOut | Ended::GivenUp => {
                 let problem = unknown_to_first_caller(matches!(ended, Ended::TimedOut));
@@ -191,7 +195,7 @@ impl Task {
             Ended::Failed(error) => (Reply::Failed(error), StatusCode::INTERNAL_SERVER_ERROR),
             Ended::Panicked(panic) => (Reply::Panicked(panic), StatusCode::INTERNAL_SERVER_ERROR),
         };
-        Outcome::Unknown.log(Some(&self.claim.id), status, self.started);
+        self.line.write(Outcome::Unknown, status);
         self.settle_then(epoch, &Settlement::Unknown, |_| {
             let _ = answer.send(reply);
         })
@@ -204,13 +208,14 @@ impl Task {
         R::Error: Into<BoxError>,
     {
         crate::failpoint!("after_forward");
+        self.uploaded.give_back();
         let (mut parts, body) = response.into_parts();
         let (settlement, outcome) = match classify(&mut parts, &self.policy.statuses) {
             Verdict::Keep => return self.keep(epoch, parts, body, answer).await,
             Verdict::Release => (Settlement::Released, Outcome::Released),
             Verdict::Unknown => (Settlement::Unknown, Outcome::Unknown),
         };
-        let (id, started) = (self.claim.id, self.started);
+        let line = self.line.clone();
         // Settled at the head: what the body says changes nothing, so it need not be read here.
         self.settle_then(epoch, &settlement, |held| {
             let outcome = if held == Held::Stale {
@@ -218,7 +223,7 @@ impl Task {
             } else {
                 outcome
             };
-            outcome.log(Some(&id), parts.status, started);
+            line.write(outcome, parts.status);
             let response = Response::from_parts(parts, ResponseBody::from(body));
             let _ = answer.send(Reply::Answered(response));
         })

@@ -1,6 +1,6 @@
 //! What became of a guarded request, in the word that its log line carries.
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use crate::record::RecordId;
@@ -57,15 +57,26 @@ impl Outcome {
             Self::Stale => "stale",
         }
     }
+}
 
-    /// Writes the request's one log line.
-    pub(crate) fn log(self, record: Option<&RecordId>, status: StatusCode, started: Instant) {
+/// A guarded request's one log line, before its outcome is known.
+#[derive(Debug, Clone)]
+pub(crate) struct LogLine {
+    pub(crate) record: Option<RecordId>,
+    pub(crate) method: Method,
+    pub(crate) started: Instant,
+}
+
+impl LogLine {
+    /// Writes it.
+    pub(crate) fn write(&self, outcome: Outcome, status: StatusCode) {
         tracing::info!(
             target: "onlyonce::request",
-            outcome = self.as_str(),
-            record = record.map(tracing::field::display),
+            outcome = outcome.as_str(),
+            record = self.record.map(tracing::field::display),
+            method = self.method.as_str(),
             status = status.as_u16(),
-            duration_ms = started.elapsed().as_secs_f64() * 1e3,
+            duration_ms = self.started.elapsed().as_secs_f64() * 1e3,
         );
     }
 }

@@ -47,10 +47,7 @@ impl Task {
     {
         let status = parts.status;
         let kept = self.policy.response_headers.record(&parts.headers);
-        let mut capture = Capture::new(
-            self.policy.response_bytes_max,
-            self.resources.budget.clone(),
-        );
+        let mut capture = Capture::new(self.policy.response_bytes_max, &self.resources.captured);
         if has_no_body(&parts, &body) {
             return self.keep_head(epoch, parts, answer).await;
         }
@@ -71,10 +68,10 @@ impl Task {
             ),
             Err(_) => Settlement::Unknown,
         };
-        let (id, started) = (self.claim.id, self.started);
+        let line = self.line.clone();
         self.settle_then(epoch, &settlement, |settled| {
             let (outcome, end) = conclude(settled, clean);
-            outcome.log(Some(&id), status, started);
+            line.write(outcome, status);
             if end.is_ok() {
                 held.into_iter().for_each(|frame| writer.push(frame));
             }
@@ -95,15 +92,15 @@ impl Task {
             headers: self.policy.response_headers.record(&parts.headers),
             body: Some(Bytes::new()),
         };
-        let (id, started) = (self.claim.id, self.started);
+        let line = self.line.clone();
         self.settle_then(epoch, &Settlement::Completed(stored.encode()), |settled| {
             if settled == Held::Stale {
                 let problem = unknown_to_first_caller(false);
-                Outcome::Stale.log(Some(&id), problem.status(), started);
+                line.write(Outcome::Stale, problem.status());
                 let _ = answer.send(Reply::Problem(problem));
                 return;
             }
-            Outcome::Fresh.log(Some(&id), parts.status, started);
+            line.write(Outcome::Fresh, parts.status);
             let response = Response::from_parts(parts, ResponseBody::whole(Bytes::new()));
             let _ = answer.send(Reply::Answered(response));
         })

@@ -11,11 +11,23 @@ use http_body::Body;
 use http_body_util::BodyExt;
 
 use crate::BoxError;
+use crate::budget::{Budget, Reservation};
 use crate::policy::Policy;
 use crate::problem::{Code, Problem};
 
+/// A body in memory, and what it takes of the memory that all may use.
+pub(super) struct Upload {
+    pub(super) bytes: Bytes,
+    pub(super) reserved: Reservation,
+}
+
 /// Reads the whole body.
-pub(super) async fn read<B>(policy: &Policy, headers: &HeaderMap, body: B) -> Result<Bytes, Problem>
+pub(super) async fn read<B>(
+    policy: &Policy,
+    budget: &Budget,
+    headers: &HeaderMap,
+    body: B,
+) -> Result<Upload, Problem>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
@@ -26,6 +38,7 @@ where
         return Err(too_large(limit));
     }
     let mut body = std::pin::pin!(body);
+    let mut reserved = budget.reservation();
     let mut first = Bytes::new();
     let mut whole = BytesMut::new();
     loop {
@@ -38,8 +51,12 @@ where
         let Ok(data) = frame.into_data() else {
             continue;
         };
-        if first.len() + whole.len() + data.len() > limit {
+        if reserved.bytes() + data.len() > limit {
             return Err(too_large(limit));
+        }
+        if !reserved.grow(data.len()) {
+            return Err(Problem::new(Code::StoreUnavailable)
+                .with_detail("too many uploads are under way; nothing was executed"));
         }
         // A body that comes in one piece, as most do, is not copied.
         if first.is_empty() && whole.is_empty() {
@@ -49,11 +66,12 @@ where
             whole.extend_from_slice(&data);
         }
     }
-    Ok(if first.is_empty() {
+    let bytes = if first.is_empty() {
         whole.freeze()
     } else {
         first
-    })
+    };
+    Ok(Upload { bytes, reserved })
 }
 
 /// The request's head once its body is in memory: framing by length, no expectation, no upgrade.

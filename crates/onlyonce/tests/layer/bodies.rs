@@ -186,3 +186,34 @@ async fn an_upload_over_the_limit_is_refused_and_claims_nothing() {
     assert_eq!(send(&service, post("k", "1234")).await.status(), 201);
     assert_eq!(upstream.bodies(), ["1234"]);
 }
+
+#[tokio::test]
+async fn uploads_beyond_what_all_may_hold_are_refused_and_claim_nothing() {
+    let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let opened = gate.clone();
+    let upstream = Upstream::new(move |_| {
+        let gate = gate.clone();
+        async move {
+            gate.acquire().await.unwrap().forget();
+            created(TestBody::whole("done"))
+        }
+    });
+    let limits = onlyonce::Limits {
+        uploaded_bytes_max: 10,
+        ..onlyonce::Limits::default()
+    };
+    let service =
+        onlyonce::IdempotencyLayer::with_limits(FaultyStore::new(), limits).layer(upstream.clone());
+    let first = tokio::spawn({
+        let service = service.clone();
+        async move { send(&service, post("a", "12345678")).await }
+    });
+    soon(upstream.wait_for_effects(1)).await;
+    let second = send(&service, post("b", "123")).await;
+    assert_eq!(code(second).await, (503, "store-unavailable".into()));
+    assert_eq!(upstream.effects(), 1);
+    opened.add_permits(2);
+    assert_eq!(read(soon(first).await.unwrap()).await.0, 201);
+    // What was forwarded gave its room back.
+    assert_eq!(read(send(&service, post("b", "123")).await).await.0, 201);
+}
