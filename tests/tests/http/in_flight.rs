@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use onlyonce_test::client::{Raw, Response};
-use onlyonce_test::event::Gate;
+use onlyonce_test::event::{Gate, within};
 use onlyonce_test::upstream::Reply;
 use tokio::task::JoinSet;
 
@@ -182,7 +182,7 @@ async fn i7_o18_a_lapsed_lease_is_unknown_and_executes_nothing() {
     legacy.script(Reply::new(201).held_at(&gate));
     let directory = tempfile::tempdir().expect("a directory");
     let store = format!("sqlite://{}", directory.path().join("o.db").display());
-    let launch = serve(&legacy.url(), &store, &[("policy.deadline", "1s")]);
+    let launch = serve(&legacy.url(), &store, &[("policy.deadline", "2s")]);
     let mut owner = launch.start().await;
     let mut client = Raw::connect(owner.addr()).await;
     client.send(post("k")).await;
@@ -193,14 +193,17 @@ async fn i7_o18_a_lapsed_lease_is_unknown_and_executes_nothing() {
     let proxy = launch.start().await;
     in_progress(&ask(&proxy, post("k")).await);
     // The lease ends by the store's clock, 5 s after the deadline: there is no event to wait for.
-    let answer = loop {
-        let answer = ask(&proxy, post("k")).await;
-        if answer.text().contains("outcome-unknown") {
-            break answer;
+    let answer = within("the lease to end", async {
+        loop {
+            let answer = ask(&proxy, post("k")).await;
+            if answer.text().contains("outcome-unknown") {
+                break answer;
+            }
+            in_progress(&answer);
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        in_progress(&answer);
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    };
+    })
+    .await;
     let members = problem(&answer, 409, "outcome-unknown");
     assert_eq!(members["retryable"], false, "O22");
     assert_eq!(answer.fields.get("retry-after"), None, "O22");

@@ -138,7 +138,7 @@ async fn o13_a_reused_connection_that_breaks_is_not_tried_again() {
 
 #[tokio::test]
 async fn o12_silence_is_unknown_after_the_deadline() {
-    let site = Site::with(&[("policy.deadline", "1s")]).await;
+    let site = Site::with(&[("policy.deadline", "3s")]).await;
     site.legacy.script(Reply::never());
     unknown(&site.ask(post("k")).await, 504);
     unknown(&site.ask(post("k")).await, 409);
