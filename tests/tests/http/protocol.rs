@@ -353,3 +353,26 @@ async fn u16_an_old_client_gets_lengths_and_an_end() {
     assert!(client.ended().await.expect("an orderly end").is_empty());
     assert_eq!(site.legacy.requests(), 1);
 }
+
+/// C-R7: what ends with its connection must not end cleanly where it was broken.
+#[tokio::test]
+async fn u16_o14_an_old_client_sees_a_broken_answer_as_broken() {
+    let site = Site::start().await;
+    for (key, how) in [("reset", Break::Reset), ("finish", Break::Finish)] {
+        let (reply, stream) = Reply::streaming(200);
+        site.legacy.script(reply);
+        let text = String::from_utf8(post(key).as_ref().to_vec()).expect("ASCII");
+        let mut client = site.connect().await;
+        client.send(text.replace("HTTP/1.1", "HTTP/1.0")).await;
+        client.head().await.expect("a head");
+        stream.send("half");
+        assert_eq!(client.bytes(4).await.expect("a piece"), "half");
+        stream.breaks(how);
+        assert!(
+            client.ended().await.is_err(),
+            "a reset, for there is no other way: {key}"
+        );
+        problem(&site.ask(post(key)).await, 409, "outcome-unknown");
+        assert_eq!(site.legacy.effects_of(key), 1);
+    }
+}

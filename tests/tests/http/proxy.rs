@@ -2,9 +2,11 @@
 //! beside the forwarder and the listener.
 
 use onlyonce_test::client::Raw;
-use onlyonce_test::event::Gate;
+use onlyonce_test::event::{Counter, Gate};
 use onlyonce_test::process::Signal;
 use onlyonce_test::upstream::Reply;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::support::*;
 
@@ -316,4 +318,40 @@ async fn c_n5_a_drain_records_what_no_client_waits_for() {
     assert!(again.is_replay());
     assert_eq!((again.status, again.text()), (201, "charge 1"));
     assert_eq!(legacy.effects(), 1);
+}
+
+/// A service that answers before it has read the request, as nginx does with one that is too large, and
+/// throws the rest away.
+async fn hasty(listener: TcpListener, answered: Counter) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let mut head = [0; 4096];
+        if !matches!(stream.read(&mut head).await, Ok(1..)) {
+            continue;
+        }
+        answered.add();
+        let answer =
+            "HTTP/1.1 413 Content Too Large\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlarge";
+        let _ = stream.write_all(answer.as_bytes()).await;
+        let _ = stream.shutdown().await;
+        let mut ignored = vec![0; 1 << 16];
+        while matches!(stream.read(&mut ignored).await, Ok(1..)) {}
+    }
+}
+
+/// C-R, O3: an answer that comes before the request is through is an answer.
+#[tokio::test]
+async fn o3_an_answer_amid_the_upload_is_kept() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let answered = Counter::default();
+    let service = tokio::spawn(hasty(listener, answered.clone()));
+    let proxy = serve(&url, "memory:", &[]).start().await;
+    for key in ["a", "b", "c"] {
+        let request = post(key).body(vec![b'x'; 6 << 20]);
+        let first = ask(&proxy, &request).await;
+        assert_eq!((first.status, first.text()), (413, "large"), "O3");
+        replayed(&first, &ask(&proxy, &request).await);
+    }
+    assert_eq!(answered.get(), 3, "C-N1: each was sent once");
+    service.abort();
 }
