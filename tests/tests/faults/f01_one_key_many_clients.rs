@@ -6,12 +6,16 @@ use tokio::task::JoinSet;
 
 use crate::setup::{BODY, PATH, Setup, answer, assert_problem, assert_replays, on_each_store};
 
-on_each_store!(two_hundred_clients_with_one_key_have_one_effect);
+on_each_store!(
+    f1_two_hundred_clients_with_one_key_have_one_effect,
+    f1_two_hundred_clients_that_wait_get_one_answer,
+);
+
+const CLIENTS: usize = 200;
 
 /// The one that executes is held in the upstream until all others have their answers, so that each of
 /// them meets it in flight.
-async fn two_hundred_clients_with_one_key_have_one_effect(setup: Setup) {
-    const CLIENTS: usize = 200;
+async fn f1_two_hundred_clients_with_one_key_have_one_effect(setup: Setup) {
     let proxies = [setup.launch().start().await, setup.launch().start().await];
     let gate = Gate::default();
     setup
@@ -47,4 +51,31 @@ async fn two_hundred_clients_with_one_key_have_one_effect(setup: Setup) {
         assert_replays(&answer(proxy, "key").await, &first);
     }
     assert_eq!((setup.legacy.effects(), setup.legacy.requests()), (1, 1));
+}
+
+/// Those that meet it in flight are held until its answer is there; those that come later find it.
+async fn f1_two_hundred_clients_that_wait_get_one_answer(setup: Setup) {
+    let launch = setup.launch().arg("--wait").arg("30s");
+    let proxies = [launch.start().await, launch.start().await];
+    let gate = Gate::default();
+    setup
+        .legacy
+        .script(Reply::new(201).body("charged").held_at(&gate));
+    let mut clients = JoinSet::new();
+    for number in 0..CLIENTS {
+        let addr = proxies[number % 2].addr();
+        clients.spawn(async move { onlyonce_test::client::post(addr, PATH, "key", BODY).await });
+    }
+    gate.reached(1).await;
+    gate.open();
+    let mut fresh = 0;
+    while let Some(ended) = within("all answers", clients.join_next()).await {
+        let answer = ended.expect("no panic").expect("an answer");
+        assert_eq!((answer.status, answer.text()), (201, "charged"));
+        fresh += usize::from(!answer.is_replay());
+    }
+    assert_eq!(
+        (fresh, setup.legacy.effects(), setup.legacy.requests()),
+        (1, 1, 1)
+    );
 }
