@@ -275,16 +275,17 @@ async fn c_l3_an_upload_that_pauses_is_given_up() {
     let site = Site::with(&[("policy.body-idle-max", "300ms")]).await;
     let mut client = site.connect().await;
     client
-        .send(keyed("POST", "/charges", "k").line("Content-Length: 10"))
+        .send(keyed("POST", "/charges", "k").line("Content-Length: 1000"))
         .await;
     client.send("amount").await;
     let answer = client.response().await.expect("an answer");
     let members = problem(&answer, 408, "body-timeout");
     assert_eq!(members["retryable"], true);
     client.send(post("smuggled")).await;
+    client.finish().await;
     assert!(
         client.response().await.is_err(),
-        "F21: the connection is over"
+        "F21: it is still the body"
     );
     assert_eq!(site.legacy.requests(), 0);
     assert_eq!(
@@ -294,6 +295,38 @@ async fn c_l3_an_upload_that_pauses_is_given_up() {
         201
     );
     assert_eq!(site.legacy.requests(), 1);
+}
+
+/// C-L5: all uploads together are bounded; what does not fit claims nothing, and its rest is no request.
+#[tokio::test]
+async fn c_l5_uploads_share_one_bound() {
+    let site = Site::with(&[("limits.uploaded-max", "16KiB")]).await;
+    let gate = Gate::default();
+    site.legacy.script(Reply::new(201).held_at(&gate));
+    let body = vec![b'x'; 10_000];
+    let mut holder = site.connect().await;
+    holder.send(post("held").body(&body)).await;
+    gate.reached(1).await;
+    let mut client = site.connect().await;
+    let head = keyed("POST", "/charges", "k").line("Content-Length: 20000");
+    client.send(head).await;
+    client.send(&body).await;
+    let answer = client.response().await.expect("an answer amid the body");
+    let members = problem(&answer, 503, "store-unavailable");
+    assert_eq!(members["retryable"], true, "C-L5");
+    let mut rest = post("smuggled").as_ref().to_vec();
+    rest.resize(10_000, b'x');
+    client.send(rest).await;
+    client.finish().await;
+    assert!(
+        client.response().await.is_err(),
+        "F21: it is still the body"
+    );
+    gate.open();
+    assert_eq!(holder.response().await.expect("a head").status, 201);
+    // The room is free again, and so is the key, for any payload.
+    assert_eq!(site.ask(post("k").body(&body)).await.status, 201);
+    assert_eq!(site.legacy.requests(), 2);
 }
 
 /// C-N5: a request in progress ends and is recorded, though its client has left; the next process replays.
