@@ -1,6 +1,8 @@
 //! F1: many clients send one key at once, by way of two proxies on one store.
 
 use onlyonce_test::event::{Gate, within};
+use onlyonce_test::pgbouncer::PgBouncer;
+use onlyonce_test::process::Launch;
 use onlyonce_test::upstream::Reply;
 use tokio::task::JoinSet;
 
@@ -13,10 +15,26 @@ on_each_store!(
 
 const CLIENTS: usize = 200;
 
+/// Both proxies share two connections to the server, by way of a pooler in transaction mode.
+#[tokio::test(flavor = "multi_thread")]
+async fn f1_two_hundred_clients_behind_pgbouncer() {
+    let setup = Setup::postgres().await;
+    let database = setup.store.database();
+    let bouncer = PgBouncer::start(database.port(), 2).expect("PgBouncer is installed");
+    let url = format!("{}?pooler=transaction", database.url_at(bouncer.port()));
+    let launch = setup.launch_on(&url);
+    with_one_key_have_one_effect(&setup, &launch).await;
+}
+
 /// The one that executes is held in the upstream until all others have their answers, so that each of
 /// them meets it in flight.
 async fn f1_two_hundred_clients_with_one_key_have_one_effect(setup: Setup) {
-    let proxies = [setup.launch().start().await, setup.launch().start().await];
+    let launch = setup.launch();
+    with_one_key_have_one_effect(&setup, &launch).await;
+}
+
+async fn with_one_key_have_one_effect(setup: &Setup, launch: &Launch) {
+    let proxies = [launch.start().await, launch.start().await];
     let gate = Gate::default();
     setup
         .legacy

@@ -1,12 +1,15 @@
 //! F8: Postgres is killed and started again under load.
 
 use onlyonce_test::event::Gate;
-use onlyonce_test::postgres::{Cluster, Database, Options, find_bin_dirs};
-use onlyonce_test::upstream::{Legacy, Reply};
+use onlyonce_test::postgres::Cluster;
+use onlyonce_test::upstream::Reply;
 use tokio::sync::watch;
 
 use crate::load::{Load, assert_consistent, number_charges};
-use crate::setup::{Setup, Store, answer, assert_replays, retry_while_in_progress};
+use crate::setup::{
+    BODY, PATH, Setup, answer, assert_problem, assert_replays, cluster, retry_while_in_progress,
+    retry_while_unavailable,
+};
 
 const RESTARTS: usize = 3;
 /// Effects that show that it works (again).
@@ -24,19 +27,8 @@ async fn restart(mut cluster: Cluster) -> Cluster {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f8_postgres_restarts_under_load() {
-    let bin = find_bin_dirs()
-        .into_iter()
-        .next()
-        .expect("a Postgres is installed");
-    let mut cluster = Options::default()
-        .fsync(false)
-        .start(&bin)
-        .expect("a server");
-    let database = Database::fresh_at(&cluster.url("postgres")).await;
-    let setup = Setup {
-        legacy: Legacy::start().await,
-        store: Store::Postgres(Box::new(database)),
-    };
+    let mut cluster = cluster();
+    let setup = Setup::cluster(&cluster).await;
     let launch = setup.launch();
     let (first, second) = tokio::join!(launch.start(), launch.start());
 
@@ -47,9 +39,9 @@ async fn f8_postgres_restarts_under_load() {
         .script(Reply::new(201).body("charged").held_at(&gate));
     let long = tokio::spawn(onlyonce_test::client::post(
         first.addr(),
-        crate::setup::PATH,
+        PATH,
         "long",
-        crate::setup::BODY,
+        BODY,
     ));
     gate.reached(1).await;
 
@@ -87,30 +79,19 @@ async fn f8_postgres_restarts_under_load() {
 /// Down is not a reason to forward, nor to fail for good.
 #[tokio::test(flavor = "multi_thread")]
 async fn f8_postgres_is_down_and_restarts() {
-    let bin = find_bin_dirs()
-        .into_iter()
-        .next()
-        .expect("a Postgres is installed");
-    let mut cluster = Options::default()
-        .fsync(false)
-        .start(&bin)
-        .expect("a server");
-    let database = Database::fresh_at(&cluster.url("postgres")).await;
-    let setup = Setup {
-        legacy: Legacy::start().await,
-        store: Store::Postgres(Box::new(database)),
-    };
+    let mut cluster = cluster();
+    let setup = Setup::cluster(&cluster).await;
     let proxy = setup.launch().start().await;
     let before = answer(&proxy, "before").await;
     cluster.stop_immediate().expect("it can be killed");
     for key in ["before", "during"] {
         let refused = answer(&proxy, key).await;
-        crate::setup::assert_problem(&refused, 503, "store-unavailable");
+        assert_problem(&refused, 503, "store-unavailable");
         assert!(refused.fields.get("retry-after").is_some());
     }
     assert_eq!(setup.legacy.effects(), 1);
     cluster.start_again().expect("it starts again");
-    let during = crate::setup::retry_while_unavailable(&proxy, "during").await;
+    let during = retry_while_unavailable(&proxy, "during").await;
     assert_eq!((during.status, during.is_replay()), (200, false));
     assert_replays(&answer(&proxy, "before").await, &before);
     assert_eq!(setup.legacy.effects(), 2);

@@ -7,7 +7,7 @@ use onlyonce_test::upstream::Reply;
 use sqlx::{AssertSqlSafe, raw_sql};
 
 use crate::setup::{
-    Setup, Store, answer, assert_problem, assert_replays, code, retry_while_in_progress,
+    Setup, answer, assert_problem, assert_replays, code, retry_while_in_progress,
     retry_while_unavailable,
 };
 
@@ -152,9 +152,7 @@ async fn f14_postgres_becomes_read_only() {
 
 /// For connections made from now on; those of before are ended.
 async fn read_only(setup: &Setup, value: &str) {
-    let Store::Postgres(database) = &setup.store else {
-        panic!("this setup has a file")
-    };
+    let database = setup.store.database();
     let name = database.name();
     let mut admin = database.connect().await;
     let statements = format!(

@@ -6,13 +6,11 @@ use onlyonce_test::event::within;
 use onlyonce_test::upstream::Reply;
 use sqlx::{Row, raw_sql};
 
-use crate::setup::{BODY, PATH, Setup, Store, answer, assert_replays};
+use crate::setup::{BODY, PATH, Setup, answer, assert_replays};
 
 /// Connections of ours to the database that are doing anything at all, or hold something open.
 async fn busy(setup: &Setup) -> i64 {
-    let Store::Postgres(database) = &setup.store else {
-        panic!("this setup has a file")
-    };
+    let database = setup.store.database();
     let ask = "select count(*) from pg_stat_activity where application_name = 'onlyonce' \
         and datname = current_database() and state <> 'idle'";
     let row = raw_sql(ask).fetch_one(&mut database.connect().await).await;

@@ -217,7 +217,8 @@ impl Dice {
     }
 }
 
-/// How long tests with random moments go on: `ONLYONCE_TEST_SECONDS`, for longer runs at night.
+/// How long tests with random moments go on: `ONLYONCE_TEST_SECONDS`, for longer runs at night. (nextest
+/// ends a test after 150 s: more than a minute wants `cargo test`.)
 pub(crate) fn duration() -> Duration {
     let given = std::env::var("ONLYONCE_TEST_SECONDS").ok();
     let seconds = given.map_or(7, |seconds| {

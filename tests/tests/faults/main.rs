@@ -16,6 +16,7 @@ mod f02_f03_f04_killed;
 mod f05_client_leaves;
 mod f06_lost_reply;
 mod f08_postgres_restarts;
+mod f11_standby_gone;
 mod f12_black_hole;
 mod f14_full_or_read_only;
 mod f17_frozen;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use onlyonce_test::client::{self, Response};
 use onlyonce_test::event::within;
-use onlyonce_test::postgres::Database;
+use onlyonce_test::postgres::{Cluster, Database, Options, find_bin_dirs};
 use onlyonce_test::process::{Launch, Proxy};
 use onlyonce_test::upstream::Legacy;
 use serde_json::Value;
@@ -60,6 +60,15 @@ impl Setup {
         Self {
             legacy: Legacy::start().await,
             store: Store::Postgres(Box::new(Database::fresh().await)),
+        }
+    }
+
+    /// On a Postgres server of the test's own.
+    pub(crate) async fn cluster(cluster: &Cluster) -> Self {
+        let database = Database::fresh_at(&cluster.url("postgres")).await;
+        Self {
+            legacy: Legacy::start().await,
+            store: Store::Postgres(Box::new(database)),
         }
     }
 
@@ -150,6 +159,14 @@ impl Store {
         }
     }
 
+    /// The database of a store in Postgres.
+    pub(crate) fn database(&self) -> &Database {
+        match self {
+            Self::Sqlite(directory) => panic!("{} is a file", directory.path().display()),
+            Self::Postgres(database) => database,
+        }
+    }
+
     /// Runs SQL behind the proxies' backs: the text for the kind of store that this is.
     pub(crate) async fn run(&self, sqlite: &str, postgres: &str) {
         match self {
@@ -163,6 +180,14 @@ impl Store {
             }
         }
     }
+}
+
+/// A Postgres server that a test may kill. No machine fails here, so it need not wait for the disk.
+pub(crate) fn cluster() -> Cluster {
+    let bin = find_bin_dirs().into_iter().next();
+    let bin = bin.expect("a Postgres is installed");
+    let started = Options::default().fsync(false).start(&bin);
+    started.expect("a server starts")
 }
 
 fn run_sqlite(file: &Path, statements: &str) {
