@@ -162,6 +162,30 @@ async fn o12_reexecute_lets_a_retry_of_the_same_request_run() {
     assert_eq!(site.legacy.requests(), 2);
 }
 
+/// O18, U7: a service that honours the key itself may say 409 while the lost attempt still runs there. That
+/// is no outcome, and the route has to say so.
+#[tokio::test]
+async fn o18_o21_reexecute_before_a_service_with_keys_of_its_own() {
+    let settings = [
+        ("policy.on-unknown", "reexecute"),
+        ("policy.statuses-released", "409"),
+    ];
+    let site = Site::with(&settings).await;
+    let lost = Reply::new(201).breaks(At::AfterRequest, Break::Reset);
+    site.legacy.script(lost);
+    unknown(&site.ask(post("k")).await, 502);
+    site.legacy
+        .script(Reply::new(409).body("still running").without_effect());
+    let busy = site.ask(post("k")).await;
+    assert_eq!((busy.status, busy.text()), (409, "still running"));
+    let own = Reply::new(201).body("its own replay").without_effect();
+    site.legacy.script(own);
+    let second = site.ask(post("k")).await;
+    assert_eq!((second.status, second.text()), (201, "its own replay"));
+    replayed(&second, &site.ask(post("k")).await);
+    assert_eq!((site.legacy.requests(), site.legacy.effects()), (3, 1));
+}
+
 /// O14: the client sees a broken answer as broken, never as complete.
 #[tokio::test]
 async fn o14_c_r7_a_truncated_answer_is_no_answer() {
