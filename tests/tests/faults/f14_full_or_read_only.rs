@@ -22,7 +22,7 @@ const LITTLE_ROOM: [&str; 3] = [
 async fn f14_the_disk_of_sqlite_is_full() {
     let setup = Setup::sqlite().await;
     setup.legacy.answer_with(|request| {
-        Reply::new(201).body(format!("{:04000}", request.key().unwrap_or_default()))
+        Reply::new(201).body(format!("{:>4000}", request.key().unwrap_or_default()))
     });
     let launch = setup
         .launch()

@@ -12,20 +12,40 @@ use tokio::time::Instant;
 
 use crate::setup::{Setup, answer, assert_problem, assert_replays, code, post};
 
-/// A response of a hundred bytes that breaks at this point.
-fn breaking(at: At, how: Break) -> Reply {
-    let reply = Reply::new(201).body("x".repeat(100));
-    match at {
-        At::AfterInterim => reply.interim(100).breaks(at, how),
-        _ => reply.breaks(at, how),
+/// One way to break off.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    at: At,
+    how: Break,
+    /// Whether the response's body is chunked, or has a length.
+    chunked: bool,
+    /// Whether the connection to the upstream was used before.
+    reused: bool,
+}
+
+impl Case {
+    fn reply(self) -> Reply {
+        let reply = match (self.chunked, "x".repeat(100)) {
+            (true, body) => Reply::new(201).chunked([&body, &body], []),
+            (false, body) => Reply::new(201).body(body),
+        };
+        let reply = match self.at {
+            At::AfterInterim => reply.interim(100),
+            _ => reply,
+        };
+        reply.breaks(self.at, self.how)
+    }
+
+    /// Where the head was passed on already, the client sees that the body is not whole.
+    fn head_was_sent(self) -> bool {
+        self.at >= At::AfterHead
+    }
+
+    fn effects(self) -> usize {
+        usize::from(self.at >= At::AfterRequest)
     }
 }
 
-fn reads_whole_request(at: At) -> bool {
-    at >= At::AfterRequest
-}
-
-/// On a new connection and on one that was used before.
 #[tokio::test]
 async fn f19_the_upstream_breaks_off() {
     let setup = Setup::sqlite().await;
@@ -39,37 +59,42 @@ async fn f19_the_upstream_breaks_off() {
         At::AfterHead,
         At::InBody(50),
     ];
+    let mut number = 0;
     for at in points {
         for how in [Break::Reset, Break::Finish] {
-            for reused in [false, true] {
-                breaks_off(&setup, &proxy, at, how, reused).await;
+            for (chunked, reused) in [(false, false), (false, true), (true, false), (true, true)] {
+                let case = Case {
+                    at,
+                    how,
+                    chunked,
+                    reused,
+                };
+                breaks_off(&setup, &proxy, case, &format!("key-{number}")).await;
+                number += 1;
             }
         }
     }
 }
 
-async fn breaks_off(setup: &Setup, proxy: &Proxy, at: At, how: Break, reused: bool) {
-    let case = format!("{at:?} {how:?} reused={reused}");
-    let key = case.replace(' ', "/").replace(['(', ')'], "-");
-    if reused {
+async fn breaks_off(setup: &Setup, proxy: &Proxy, case: Case, key: &str) {
+    if case.reused {
         assert_eq!(answer(proxy, &format!("before-{key}")).await.status, 200);
     }
     let before = setup.legacy.requests();
-    setup.legacy.script(breaking(at, how));
-    let first = answer(proxy, &key).await;
-    // Where the head was passed on already, the client sees that the body is not whole.
-    match at {
-        At::AfterHead | At::InBody(_) => assert!(!first.is_whole(), "{case}: {first:?}"),
-        _ => assert_problem(&first, 502, "outcome-unknown"),
+    setup.legacy.script(case.reply());
+    let first = answer(proxy, key).await;
+    if case.head_was_sent() {
+        assert!(
+            first.status == 502 || !first.is_whole(),
+            "{case:?}: {first:?}"
+        );
+    } else {
+        assert_problem(&first, 502, "outcome-unknown");
     }
-    let executed = usize::from(reads_whole_request(at));
-    assert_eq!(setup.legacy.effects_of(&key), executed, "{case}");
-    assert_problem(&answer(proxy, &key).await, 409, "outcome-unknown");
-    assert_eq!(
-        setup.legacy.requests(),
-        before + 1,
-        "{case}: sent once, and never again"
-    );
+    assert_eq!(setup.legacy.effects_of(key), case.effects(), "{case:?}");
+    assert_problem(&answer(proxy, key).await, 409, "outcome-unknown");
+    let sent = setup.legacy.requests() - before;
+    assert_eq!(sent, 1, "{case:?}: sent once, and never again");
 }
 
 /// The end of an idle connection and a request cross each other. Whatever the moment, nothing is lost and
