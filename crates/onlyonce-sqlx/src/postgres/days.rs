@@ -34,14 +34,15 @@ pub(super) async fn prepare(session: &mut Session) -> Result<(), Failure> {
     if session.run(MISSING).await?.is_empty() {
         return Ok(());
     }
-    session.run(BEGIN).await?;
     match attach_missing(session).await {
         Ok(()) => session.run("commit").await.map(drop),
         Err(failure) => Err(session.roll_back(failure).await),
     }
 }
 
+/// Begins a transaction, which the caller ends also where this fails: it may be open by then.
 async fn attach_missing(session: &mut Session) -> Result<(), Failure> {
+    session.run(BEGIN).await?;
     // Once more, now that it is our turn.
     for day in session.run(MISSING).await? {
         let (name, first, last) = (

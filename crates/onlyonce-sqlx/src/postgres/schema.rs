@@ -93,7 +93,6 @@ impl Call for Migrate {
     type Output = ();
 
     async fn run(&self, session: &mut Session) -> Result<(), Failure> {
-        session.run(BEGIN).await?;
         match apply_missing(session).await {
             Ok(()) => session.run("commit").await?,
             Err(failure) => return Err(session.roll_back(failure).await),
@@ -102,7 +101,9 @@ impl Call for Migrate {
     }
 }
 
+/// Begins a transaction, which the caller ends also where this fails: it may be open by then.
 async fn apply_missing(session: &mut Session) -> Result<(), Failure> {
+    session.run(BEGIN).await?;
     let present = version(session).await?;
     for migration in MIGRATIONS.iter().filter(|step| step.version > present) {
         session.run(migration.statements).await?;

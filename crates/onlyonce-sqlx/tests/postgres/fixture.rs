@@ -119,6 +119,12 @@ pub(crate) fn waiting(backends: u32) -> String {
     )
 }
 
+/// Drops the partitions of all days.
+pub(crate) const DROP_DAYS: &str = "do $$ declare name text; begin \
+     for name in select inhrelid::regclass::text from pg_inherits \
+     where inhparent = 'onlyonce_responses'::regclass \
+     loop execute 'drop table ' || name; end loop; end $$";
+
 const CLOCK: &str = "create schema clock; \
      create table clock.moved (by interval not null); \
      insert into clock.moved values ('0'); \

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use onlyonce::store::{Present, Settled, Settlement, Store, Sweep};
+use onlyonce::store::{Present, Settled, Settlement, Store, StoreErrorKind, Sweep};
 use onlyonce_test::conformance::sample::{acquired, claim, completed, response};
 use onlyonce_test::conformance::{Fixture, sample};
 
-use crate::fixture::{Postgres, eventually, run, value};
+use crate::fixture::{DROP_DAYS, Postgres, eventually, run, value};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -62,6 +62,33 @@ async fn a_response_is_kept_where_no_partition_was_made_ahead() {
     assert_eq!(settled.unwrap(), Settled::Done);
     let found = f.second.find(&owner.id).await.unwrap();
     assert_eq!(response(found), Some("answer".into()));
+}
+
+/// Another process takes its time over the days ahead: whoever gives up waiting leaves nothing behind on
+/// the connection, which the next call uses.
+#[tokio::test]
+async fn a_turn_that_was_not_had_in_time_leaves_the_connection_usable() {
+    let f = Postgres::fresh().await;
+    let store = f.another(|settings| settings.with_connections(1));
+    let owner = claim(1);
+    let epoch = acquired(store.claim(&owner).await);
+    f.run(DROP_DAYS).await;
+    let mut slow = f.database.connect().await;
+    run(
+        &mut slow,
+        "begin; select pg_advisory_xact_lock(6032170923155741026)",
+    )
+    .await;
+    let error = store
+        .settle(&owner, epoch, &completed("answer"))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Timeout);
+
+    acquired(store.claim(&claim(2)).await);
+    run(&mut slow, "rollback").await;
+    let settled = store.settle(&owner, epoch, &completed("answer")).await;
+    assert_eq!(settled.unwrap(), Settled::Done);
 }
 
 #[tokio::test]
@@ -143,13 +170,7 @@ async fn a_dropped_day_leaves_a_completed_record_without_response() {
         .settle(&owner, epoch, &completed("answer"))
         .await
         .unwrap();
-    f.run(
-        "do $$ declare name text; begin \
-         for name in select inhrelid::regclass::text from pg_inherits \
-         where inhparent = 'onlyonce_responses'::regclass \
-         loop execute 'drop table ' || name; end loop; end $$",
-    )
-    .await;
+    f.run(DROP_DAYS).await;
     let found = f.store.find(&owner.id).await.unwrap();
     assert_eq!(response(found), None);
 }
