@@ -12,6 +12,7 @@ use onlyonce::{RecordId, StoredState};
 
 pub(crate) use self::raw_response::parse as parse_response;
 use crate::readiness;
+use crate::telemetry::causes;
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +67,8 @@ pub(crate) async fn show(
     })
 }
 
-/// Carries out one decision on each of `ids`, in order; a refusal does not keep the others from it.
+/// Carries out one decision on each of `ids`, in order; a refusal does not keep the others from it, a store
+/// that fails does. What was done before is said all the same.
 pub(crate) async fn decide(
     store: &impl Operator,
     ids: &[RecordId],
@@ -75,8 +77,16 @@ pub(crate) async fn decide(
     output: Output,
 ) -> Result<Outcome, StoreError> {
     let mut decided = Vec::new();
+    let mut failed = None;
     for id in ids {
-        decided.push((*id, store.resolve(id, resolution, force).await?));
+        match store.resolve(id, resolution, force).await {
+            Ok(resolved) => decided.push((*id, resolved)),
+            Err(error) if decided.is_empty() && !error.may_have_applied() => return Err(error),
+            Err(error) => {
+                failed = Some(failure(id, &error));
+                break;
+            }
+        }
     }
     let refused = |(id, resolved): &(RecordId, Resolved)| match resolved {
         Resolved::Done(_) => None,
@@ -84,8 +94,18 @@ pub(crate) async fn decide(
     };
     Ok(Outcome {
         printed: view::decided(&decided, resolution, output),
-        refusals: decided.iter().filter_map(refused).collect(),
+        refusals: decided.iter().filter_map(refused).chain(failed).collect(),
     })
+}
+
+/// What a failed decision leaves behind, and what to do.
+fn failure(id: &RecordId, error: &StoreError) -> String {
+    let causes = causes(error);
+    if error.may_have_applied() {
+        format!("{id}: {causes}; it may be done: see `records show {id}` before you repeat it")
+    } else {
+        format!("{id}: {causes}; neither this nor those after it are done")
+    }
 }
 
 /// Why nothing was done, and what would be the way.
@@ -105,5 +125,74 @@ fn refusal(id: &RecordId, resolved: Resolved) -> String {
              `forget` frees a completed key"
         ),
         Resolved::Done(epoch) => format!("{id}: done, epoch {epoch}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use onlyonce::Epoch;
+    use onlyonce::store::operator::{Filter, Summary};
+    use onlyonce::store::{Claim, Claimed, Present, Settled, Settlement, Store, StoreErrorKind};
+
+    use super::*;
+
+    /// A store that is lost in the midst of its second decision.
+    struct Lost;
+
+    impl Store for Lost {
+        async fn claim(&self, _: &Claim) -> Result<Claimed, StoreError> {
+            Err(lost())
+        }
+
+        async fn settle(&self, _: &Claim, _: Epoch, _: &Settlement) -> Result<Settled, StoreError> {
+            Err(lost())
+        }
+
+        async fn find(&self, _: &RecordId) -> Result<Option<Present>, StoreError> {
+            Err(lost())
+        }
+    }
+
+    impl Operator for Lost {
+        async fn list(&self, _: &Filter) -> Result<Vec<Summary>, StoreError> {
+            Err(lost())
+        }
+
+        async fn show(&self, _: &RecordId) -> Result<Option<Detail>, StoreError> {
+            Err(lost())
+        }
+
+        async fn resolve(
+            &self,
+            id: &RecordId,
+            _: &Resolution,
+            _: bool,
+        ) -> Result<Resolved, StoreError> {
+            match id.as_bytes()[0] {
+                1 => Ok(Resolved::Done(Epoch::new(2))),
+                _ => Err(lost()),
+            }
+        }
+    }
+
+    fn lost() -> StoreError {
+        StoreError::new(StoreErrorKind::Unavailable, "connection reset")
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_lost_half_way_hides_neither_what_was_done_nor_what_may_be() {
+        let ids = [1, 2, 3].map(|number| RecordId::from_bytes([number; 16]));
+        let outcome = decide(&Lost, &ids, &Resolution::Forget, false, Output::Text)
+            .await
+            .unwrap();
+        assert!(outcome.printed.contains(&ids[0].to_string()), "{outcome:?}");
+        let [refusal] = &outcome.refusals[..] else {
+            panic!("{outcome:?}");
+        };
+        assert!(refusal.contains(&ids[1].to_string()), "{refusal}");
+        assert!(
+            refusal.contains("connection reset; it may be done"),
+            "{refusal}"
+        );
     }
 }

@@ -1,9 +1,10 @@
 //! A call to the database: bounded in time, repeated where that helps, honest about what may have happened.
 //!
-//! Every write names its token and epoch, so every call can be repeated: a claim that was made finds itself,
+//! A request's writes name its token and epoch, so they can be repeated: a claim that was made finds itself,
 //! a settlement that was done finds itself done. A call is repeated after a serialization failure, a
 //! deadlock, a lock that was not had in time, and a connection that was lost; not when no server can be
-//! reached, since callers want to hear that at once.
+//! reached, since callers want to hear that at once. An operator's decision has no token: where it may have
+//! been carried out it is not repeated, for by then the record may be another request's.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,9 +20,12 @@ use super::session::Session;
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// What a call does with a connection; repeatable.
+/// What a call does with a connection.
 pub(super) trait Call: Sync {
     type Output: Send;
+
+    /// Whether it may be repeated where it may have been done already.
+    const FINDS_ITSELF_DONE: bool = true;
 
     fn run(
         &self,
@@ -68,7 +72,8 @@ async fn tries<C: Call>(pool: &Pool, call: &C, doubt: &AtomicBool) -> Result<C::
                 drop(borrowed.close());
             }
         }
-        if !failure.retry || tries == TRIES {
+        let in_doubt = failure.may_have_applied && !C::FINDS_ITSELF_DONE;
+        if !failure.retry || in_doubt || tries == TRIES {
             return Err(failure);
         }
         tracing::debug!(tries, "a call to postgres is repeated");

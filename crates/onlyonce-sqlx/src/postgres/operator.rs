@@ -117,6 +117,8 @@ pub(super) struct Resolve<'a> {
 impl Call for Resolve<'_> {
     type Output = Resolved;
 
+    const FINDS_ITSELF_DONE: bool = false;
+
     async fn run(&self, session: &mut Session) -> Result<Resolved, Failure> {
         for _ in 0..ROUNDS {
             let Some(row) = fetch(session, self.id).await? else {

@@ -4,6 +4,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use onlyonce::Epoch;
+use onlyonce::store::operator::{Operator, Resolution};
 use onlyonce::store::{Claimed, Present, Settled, Store, StoreErrorKind};
 use onlyonce_sqlx::PostgresStore;
 use onlyonce_test::conformance::sample::{acquired, claim, completed, response, rival};
@@ -99,6 +100,30 @@ async fn a_commit_whose_answer_is_lost_is_found_done() {
     let cut = fault.on_next(|sql| sql == "commit", Action::CutAfter);
     assert_eq!(acquired(store.claim(&owner).await), Epoch::FIRST);
     cut.happened(1).await;
+}
+
+/// An operator's decision names the record as it was seen. Its answer is lost, and a client makes use of the
+/// freed key at once: repeated, the decision would fall on the new owner's record.
+#[tokio::test]
+async fn a_decision_whose_answer_is_lost_is_not_taken_again() {
+    let f = Postgres::fresh().await;
+    let fault = PgFault::start(&f.database.url()).await;
+    let store = PostgresStore::open(settings(fault.url()));
+    let (first, second) = (claim(1), rival(&claim(1)));
+    let epoch = acquired(f.store.claim(&first).await);
+    let settled = f.store.settle(&first, epoch, &completed("first")).await;
+    assert_eq!(settled.unwrap(), Settled::Done);
+
+    let cut = fault.on_next(
+        |sql| sql.contains("set epoch = epoch + 1"),
+        Action::CutAfter,
+    );
+    let forgotten = store.resolve(&first.id, &Resolution::Forget, false).await;
+    cut.happened(1).await;
+    assert!(forgotten.unwrap_err().may_have_applied());
+
+    let epoch = acquired(f.store.claim(&second).await);
+    assert_eq!(epoch, Epoch::new(3), "forgotten once");
 }
 
 /// Every answer is lost: the caller hears that the claim may have happened, and it did.
