@@ -58,7 +58,7 @@ const PATIENT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Days are made a week ahead, so an hour is often enough.
 const UPKEEP_EVERY: Duration = Duration::from_secs(3_600);
 /// After a failure.
-const UPKEEP_AGAIN: Duration = Duration::from_secs(60);
+const UPKEEP_AGAIN: Duration = Duration::from_secs(600);
 
 /// Records in Postgres. Clones share the connections.
 #[derive(Clone)]
@@ -104,15 +104,16 @@ impl PostgresStore {
         // Asked first, so that an account that may not create tables can use those that are there.
         match self.perform(&schema::Inspect).await? {
             Schema::Usable => self.upkeep().await,
-            Schema::Behind { .. } => self.migrate().await,
+            Schema::Behind { .. } => self.migrate().await?,
         }
+        Ok(())
     }
 
     /// Applies the migrations that are missing. Any number of processes may do so at once.
     ///
-    /// Whoever migrates owns the tables, and only their owner can make the partitions of the days ahead: where
-    /// the proxy's account may not, this or [`sweep`](Sweep::sweep) has to be run by one that may, once a
-    /// week at least.
+    /// Whoever migrates owns the tables, and only their owner can make the partitions of the days ahead and
+    /// drop those that are over: where the proxy's account may not, this and [`sweep`](Sweep::sweep) have to
+    /// be run by one that may, once a week at least.
     ///
     /// # Errors
     /// As [`Self::prepare`].
@@ -135,15 +136,19 @@ impl PostgresStore {
     }
 
     /// Makes the days ahead and drops those that are over, now and then.
-    async fn upkeep(&self) -> Result<(), StoreError> {
+    ///
+    /// A failure is logged and no more: it keeps nobody from claiming or sweeping, a settlement makes its day
+    /// where that is missing, and an account that does not own the tables may do none of this.
+    async fn upkeep(&self) {
         if !self.inner.take_upkeep() {
-            return Ok(());
+            return;
         }
-        let result = call::perform(&self.inner.pool, PATIENT_TIMEOUT, &days::Upkeep).await;
-        if result.is_err() {
+        let done = call::perform(&self.inner.pool, PATIENT_TIMEOUT, &days::Upkeep).await;
+        if let Err(error) = done {
             self.inner.upkeep_in(UPKEEP_AGAIN);
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the days of the response table are not kept up");
         }
-        result
     }
 }
 
@@ -230,7 +235,7 @@ impl Operator for PostgresStore {
 impl Sweep for PostgresStore {
     async fn sweep(&self, limit: u32) -> Result<u64, StoreError> {
         let swept = self.perform(&sweep::SweepRecords(limit)).await?;
-        self.upkeep().await?;
+        self.upkeep().await;
         Ok(swept)
     }
 }

@@ -70,6 +70,11 @@ impl Failure {
         self.sqlstate.as_deref() == Some("42P01")
     }
 
+    /// Whether the account may not do this.
+    pub(super) fn lacks_privilege(&self) -> bool {
+        self.sqlstate.as_deref() == Some("42501")
+    }
+
     /// The failure of a statement that was not followed by its transaction's commit.
     pub(super) fn uncommitted(mut self) -> Self {
         self.may_have_applied = false;
@@ -169,6 +174,11 @@ fn explained(error: sqlx::Error, sqlstate: Option<&str>) -> BoxError {
             "behind a pooler in transaction mode, the store's URL needs `pooler=transaction`"
         }
         Some("42P01") => "the store's tables are missing: run `onlyonce migrate`",
+        Some("42501") => {
+            "the account lacks rights: grant it select, insert, update and delete on the onlyonce_ \
+             tables; what only their owner may do, `onlyonce migrate` does as the owner, once a week \
+             at least"
+        }
         _ => return error.into(),
     };
     Advised { advice, error }.into()

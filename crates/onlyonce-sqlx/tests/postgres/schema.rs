@@ -1,11 +1,11 @@
 //! Migrations: concurrent, repeated, older and newer.
 
-use onlyonce::store::{Store, StoreError, StoreErrorKind};
+use onlyonce::store::{Settled, Store, StoreError, StoreErrorKind, Sweep};
 use onlyonce_sqlx::PostgresStore;
-use onlyonce_test::conformance::sample::{acquired, claim};
+use onlyonce_test::conformance::sample::{acquired, claim, completed, response};
 use onlyonce_test::postgres::Database;
 
-use crate::fixture::{run, settings, value};
+use crate::fixture::{DROP_DAYS, run, settings, value};
 
 #[tokio::test]
 async fn eight_processes_migrate_an_empty_database_at_once() {
@@ -74,12 +74,14 @@ async fn an_older_program_works_on_a_newer_schema_that_allows_it() {
     }
 }
 
-/// A role that may use the tables and create nothing.
+/// A role that may use the tables and create nothing, on the day after the last migration: the day that is a
+/// week ahead is missing, and the owner has made a partition since the role got its rights.
 #[tokio::test]
 async fn a_role_without_the_right_to_create_uses_what_is_there() {
     let database = Database::fresh().await;
-    let owner = PostgresStore::connect(settings(&database.url())).await;
-    drop(owner.unwrap());
+    let owner = PostgresStore::connect(settings(&database.url()))
+        .await
+        .unwrap();
     let role = format!("user_of_{}", database.name());
     let mut admin = database.connect().await;
     run(
@@ -90,9 +92,35 @@ async fn a_role_without_the_right_to_create_uses_what_is_there() {
         ),
     )
     .await;
+    run(&mut admin, DROP_DAYS).await;
+    owner.migrate().await.unwrap();
+    run(
+        &mut admin,
+        "do $$ begin execute 'drop table onlyonce_responses_' || \
+         to_char((now() at time zone 'UTC')::date + 7, 'YYYYMMDD'); end $$",
+    )
+    .await;
+
     let url = database.url().replacen("postgres@", &format!("{role}@"), 1);
     let store = PostgresStore::connect(settings(&url)).await.unwrap();
-    acquired(store.claim(&claim(1)).await);
+    let first = claim(1);
+    let epoch = acquired(store.claim(&first).await);
+    let settled = store.settle(&first, epoch, &completed("answer")).await;
+    assert_eq!(settled.unwrap(), Settled::Done);
+    let found = store.find(&first.id).await.unwrap();
+    assert_eq!(response(found), Some("answer".into()));
+    // Full batches follow each other whether or not the days ahead can be made.
+    for number in 2..4 {
+        acquired(store.claim(&claim(number)).await);
+    }
+    run(
+        &mut admin,
+        "update onlyonce_records set expires_at = now() - interval '1 hour'",
+    )
+    .await;
+    assert_eq!(store.sweep(2).await.unwrap(), 2);
+    assert_eq!(store.sweep(2).await.unwrap(), 1);
+
     drop(store);
     run(
         &mut admin,
