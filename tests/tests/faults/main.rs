@@ -10,6 +10,7 @@
 mod load;
 mod setup;
 
+mod cut_at_random;
 mod drained;
 mod f01_one_key_many_clients;
 mod f02_f03_f04_killed;
