@@ -103,7 +103,7 @@ impl From<sqlx::Error> for Failure {
                 };
                 // A session that is ended says so with FATAL, which can come between a commit and its
                 // answer. An ERROR rolled its statement back.
-                let fatal = matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic);
+                let fatal = ends_session(error);
                 let (kind, retry) = meaning(error.code());
                 let gone = fatal || is_server_gone(error.code());
                 let connection = if gone {
@@ -162,6 +162,17 @@ fn meaning(code: &str) -> (StoreErrorKind, bool) {
     }
 }
 
+fn ends_session(error: &PgDatabaseError) -> bool {
+    matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic)
+}
+
+fn is_fatal(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error();
+    error
+        .and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
+        .is_some_and(ends_session)
+}
+
 fn is_server_gone(code: &str) -> bool {
     code.starts_with("08") || code.starts_with("57P") || code == "25006"
 }
@@ -169,8 +180,9 @@ fn is_server_gone(code: &str) -> bool {
 /// Says what to do, where we know.
 fn explained(error: sqlx::Error, sqlstate: Option<&str>) -> BoxError {
     let advice = match sqlstate {
-        // A statement that was prepared on one server connection and used on another.
-        Some("26000" | "42P05" | "08P01") => {
+        // A statement that was prepared on one server connection and used on another. As FATAL 08P01 is
+        // whatever PgBouncer cannot do.
+        Some("26000" | "42P05" | "08P01") if !is_fatal(&error) => {
             "behind a pooler in transaction mode, the store's URL needs `pooler=transaction`"
         }
         Some("42P01") => "the store's tables are missing: run `onlyonce migrate`",

@@ -45,12 +45,15 @@ struct Search {
 
 impl From<sqlx::Error> for Refused {
     fn from(error: sqlx::Error) -> Self {
-        // What PgBouncer says to a start-up packet with options that it does not track.
-        let protocol = match &error {
-            sqlx::Error::Database(error) => error.code().is_some_and(|code| code == "08P01"),
+        // What PgBouncer says to a start-up packet with options that it does not track. (Its code, 08P01,
+        // it gives to whatever goes wrong.)
+        let untracked = match &error {
+            sqlx::Error::Database(error) => {
+                error.message().starts_with("unsupported startup parameter")
+            }
             _ => false,
         };
-        if protocol {
+        if untracked {
             Self::Pooler(error)
         } else {
             Self::Connect(error)

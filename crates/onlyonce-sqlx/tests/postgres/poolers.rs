@@ -81,4 +81,15 @@ async fn a_pooler_that_the_settings_do_not_mention_is_recognised() {
     let source = std::error::Error::source(&error).unwrap().to_string();
     assert!(source.contains("pooler=transaction"), "{source}");
     acquired(f.store.claim(&claim(1)).await);
+
+    // Where they mention it, and something else is wrong, that is what is said.
+    let url = f
+        .database
+        .url_at(port)
+        .replace(f.database.name(), "nowhere");
+    let store = PostgresStore::open(settings(&format!("{url}?pooler=transaction")));
+    let error = store.claim(&rival(&claim(1))).await.unwrap_err();
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("nowhere"), "{source}");
+    assert!(!source.contains("pooler=transaction"), "{source}");
 }
