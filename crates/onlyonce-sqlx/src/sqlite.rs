@@ -14,10 +14,13 @@
 //! - Leases and retention are counted by the wall clock of the host ([`Clock`]). Setting it forward ends
 //!   leases early: their records become unknown, they are not executed again. Setting it forward past the
 //!   retention forgets records.
-//! - A file that is deleted or replaced under a running store makes it refuse every claim until it is
-//!   opened anew: SQLite would go on writing where nobody finds it again.
+//! - A file that is deleted or replaced under a running store, be it the log beside it, makes it refuse
+//!   every claim until it is opened anew: SQLite would go on writing where nobody finds it again.
 //! - The newest records are in the log beside the file (`-wal`). A copy of the file alone lacks them: make
 //!   backups with `sqlite3 FILE ".backup COPY"`.
+//! - Restoring a backup forgets every key since, and a retry of one executes again. Do it while no process
+//!   has the file open, and remove the log and its index (`-wal`, `-shm`) first: they belong to the file
+//!   that was there, and SQLite would write them into the one that is put there.
 //! - Dropping the last handle waits until what is queued is written.
 //!
 //! ```

@@ -110,9 +110,12 @@ fn a_path_that_leads_nowhere_is_named() {
         "{}",
         text(&error)
     );
-    assert_eq!(
-        refused(directory.path()).kind(),
-        StoreErrorKind::Unavailable
+    let error = refused(directory.path());
+    assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+    assert!(
+        text(&error).contains("must be writable"),
+        "{}",
+        text(&error)
     );
 }
 
@@ -203,6 +206,28 @@ async fn a_file_that_was_replaced_takes_no_claims() {
         assert!(text(&error).contains("restart"), "{}", text(&error));
         // Another file in its place is another file.
         fs::write(&path, "").unwrap();
+    }
+}
+
+/// Nor may it write into a log that nobody else will read.
+#[tokio::test]
+async fn a_file_whose_log_was_deleted_takes_no_claims() {
+    for suffix in ["-wal", "-shm"] {
+        let directory = directory();
+        let path = directory.path().join("onlyonce.db");
+        let store = SqliteStore::open(&path).unwrap();
+        acquired(store.claim(&claim(1)).await);
+        fs::remove_file(directory.path().join(format!("onlyonce.db{suffix}"))).unwrap();
+        let error = store
+            .claim(&claim(2))
+            .await
+            .expect_err("others would not see it");
+        assert!(!error.may_have_applied());
+        assert!(text(&error).contains(suffix), "{}", text(&error));
+        drop(store);
+        // What was acknowledged before is not lost.
+        let store = SqliteStore::open(&path).unwrap();
+        assert!(store.find(&id(1)).await.unwrap().is_some(), "{suffix}");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use onlyonce::store::{StoreError, StoreErrorKind};
@@ -131,36 +131,41 @@ fn until_not_busy(
     }
 }
 
-/// Which file a path led to. SQLite itself does not notice when it leads to another.
+/// Which files a path led to: the database, its log, and the log's index. SQLite itself does not notice when
+/// it leads to others. All three are there, and the same, for as long as a connection is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FileIdentity {
-    path: Box<Path>,
+    path: PathBuf,
     #[cfg(unix)]
-    device_and_inode: (u64, u64),
+    devices_and_inodes: [(u64, u64); 3],
 }
 
 impl FileIdentity {
     fn of(path: &Path) -> io::Result<Self> {
         // Absolute, so that a later change of directory does not look like a loss.
-        Self::at(fs::canonicalize(path)?.into())
+        Self::at(fs::canonicalize(path)?)
     }
 
-    fn at(path: Box<Path>) -> io::Result<Self> {
+    fn at(path: PathBuf) -> io::Result<Self> {
         // Never opened, only asked about: see `create`.
         #[cfg(unix)]
-        let device_and_inode = {
+        let devices_and_inodes = {
             use std::os::unix::fs::MetadataExt;
-            let metadata = fs::metadata(&path)?;
-            (metadata.dev(), metadata.ino())
+            let beside = |suffix: &str| {
+                let mut beside = path.clone().into_os_string();
+                beside.push(suffix);
+                fs::metadata(beside).map(|metadata| (metadata.dev(), metadata.ino()))
+            };
+            [beside("")?, beside("-wal")?, beside("-shm")?]
         };
         Ok(Self {
             path,
             #[cfg(unix)]
-            device_and_inode,
+            devices_and_inodes,
         })
     }
 
-    /// Whether the path still leads to it.
+    /// Whether the path still leads to them.
     pub(super) fn still_there(&self) -> bool {
         Self::at(self.path.clone()).is_ok_and(|now| now == *self)
     }

@@ -10,6 +10,9 @@ use rusqlite::{Error, ErrorCode};
 pub(super) enum Fault {
     #[error(transparent)]
     Sqlite(Arc<Error>),
+    /// SQLite does not say whether it was the file, its log or the log's index.
+    #[error("cannot open the file: it and its directory, for the log beside it, must be writable")]
+    CannotOpen(#[source] Arc<Error>),
     /// The limit that was set, not the disk's.
     #[error("the file is at its limit of {bytes_max} bytes; raise it, or shorten the retention")]
     Full { bytes_max: u64 },
@@ -19,7 +22,10 @@ pub(super) enum Fault {
         "the file system has no shared memory for a write-ahead log; put the file on a local disk"
     )]
     NoLog,
-    #[error("the database file was deleted or replaced while it was open; restart to open it anew")]
+    #[error(
+        "the database file, or its -wal or -shm beside it, was deleted or replaced while it was open; \
+         restart to open it anew"
+    )]
     Replaced,
     /// Another request of the batch made SQLite roll all of it back.
     #[error("the transaction was rolled back")]
@@ -28,6 +34,9 @@ pub(super) enum Fault {
 
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
+        if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) {
+            return Self::CannotOpen(Arc::new(error));
+        }
         Self::Sqlite(Arc::new(error))
     }
 }
@@ -35,7 +44,7 @@ impl From<Error> for Fault {
 impl Fault {
     pub(super) fn kind(&self) -> StoreErrorKind {
         match self {
-            Self::Sqlite(error) => kind_of(error),
+            Self::Sqlite(error) | Self::CannotOpen(error) => kind_of(error),
             Self::Full { .. } => StoreErrorKind::Full,
             Self::Unreadable(_) | Self::NoLog => StoreErrorKind::Incompatible,
             Self::Replaced => StoreErrorKind::Unavailable,
