@@ -17,7 +17,10 @@ const BEGIN: &str = "begin isolation level read committed; set local lock_timeou
      set local statement_timeout = '30s'; select pg_advisory_xact_lock(6032170923155741026)";
 
 /// Read from the catalog's tables: `to_regclass` may answer from before it was our turn.
-const MISSING: &str = "select to_char(day, 'YYYYMMDD') as name, \
+const MISSING: &str = "select ( \
+         select relnamespace::regnamespace::text from pg_class \
+         where oid = 'onlyonce_responses'::regclass) as schema, \
+     to_char(day, 'YYYYMMDD') as name, \
      day::date::text as first, (day + interval '1 day')::date::text as last \
      from generate_series( \
          (statement_timestamp() at time zone 'UTC')::date::timestamp, \
@@ -45,16 +48,19 @@ async fn attach_missing(session: &mut Session) -> Result<(), Failure> {
     session.run(BEGIN).await?;
     // Once more, now that it is our turn.
     for day in session.run(MISSING).await? {
-        let (name, first, last) = (
+        let (schema, name, first, last) = (
+            text(&day, "schema")?,
             text(&day, "name")?,
             text(&day, "first")?,
             text(&day, "last")?,
         );
+        // Beside its parent: where both are searched for, whatever else this account would look at first.
         session
             .run(&format!(
-                "create table onlyonce_responses_{name} (like onlyonce_responses including all); \
-                 alter table onlyonce_responses attach partition onlyonce_responses_{name} \
-                 for values from ('{first}') to ('{last}')"
+                "create table {schema}.onlyonce_responses_{name} \
+                     (like onlyonce_responses including all); \
+                 alter table onlyonce_responses \
+                 attach partition {schema}.onlyonce_responses_{name} for values from ('{first}') to ('{last}')"
             ))
             .await?;
     }
@@ -93,10 +99,10 @@ impl Call for Upkeep {
     }
 }
 
-/// Finds out, once, until when a day's responses are needed.
+/// Finds out, once, until when a day's responses are needed. Reads all of them: a large day takes minutes.
 async fn measure(session: &mut Session, name: &str, date: &str) -> Result<(), Failure> {
     let statements = format!(
-        "begin isolation level read committed; set local statement_timeout = '30s'; \
+        "begin isolation level read committed; set local statement_timeout = '15min'; \
          insert into onlyonce_response_days (day, keep_until) \
          select '{date}', coalesce(max(expires_at), '-infinity') from onlyonce_responses_{name} \
          on conflict do nothing; commit"

@@ -64,6 +64,27 @@ async fn a_response_is_kept_where_no_partition_was_made_ahead() {
     assert_eq!(response(found), Some("answer".into()));
 }
 
+/// One account finds a schema of its own before that of the tables; the other does not look there.
+#[tokio::test]
+async fn a_day_is_made_beside_its_table_whatever_is_searched_first() {
+    let f = Postgres::fresh().await;
+    f.run(DROP_DAYS).await;
+    let name = f.database.name();
+    f.run(&format!(
+        "create schema \"Own schema\"; \
+         alter database {name} set search_path = \"Own schema\", public, clock, pg_catalog"
+    ))
+    .await;
+    let owner = claim(1);
+    let store = f.another(|settings| settings);
+    let epoch = acquired(store.claim(&owner).await);
+    let settled = store.settle(&owner, epoch, &completed("answer")).await;
+    assert_eq!(settled.unwrap(), Settled::Done);
+    // Connected before, it searches as before.
+    let found = f.second.find(&owner.id).await.unwrap();
+    assert_eq!(response(found), Some("answer".into()));
+}
+
 /// Another process takes its time over the days ahead: whoever gives up waiting leaves nothing behind on
 /// the connection, which the next call uses.
 #[tokio::test]
