@@ -18,7 +18,8 @@ pub(super) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Where the credential is read from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum CredentialSource {
-    /// All of `Authorization`, else all of `X-Api-Key`, else all of `Cookie`, else none.
+    /// All of `Authorization` and all of `X-Api-Key`; without both all of `Cookie`; else none. Blank lines
+    /// do not count: a client that fills in an empty token has shown nothing.
     #[default]
     Default,
     /// A header, all lines.
@@ -47,12 +48,7 @@ impl Credential {
     pub fn of(parts: &Parts, source: &CredentialSource) -> Self {
         let headers = &parts.headers;
         match source {
-            CredentialSource::Default => [AUTHORIZATION, X_API_KEY, COOKIE]
-                .iter()
-                .find(|name| headers.contains_key(*name))
-                .map_or_else(Self::none, |name| {
-                    Self::new("header", name.as_str(), &lines(headers, name))
-                }),
+            CredentialSource::Default => Self::by_default(headers),
             CredentialSource::Header(name) => {
                 Self::new("header", name.as_str(), &lines(headers, name))
             }
@@ -66,8 +62,15 @@ impl Credential {
         CredentialHash::from_bytes(fields.field(id.as_bytes()).field(self.0).finish())
     }
 
-    fn none() -> Self {
-        Self::new("none", "", &[])
+    /// Both headers count, because either may be the one that tells callers apart: a token that an edge
+    /// gives to everybody goes with a key of each customer's own.
+    fn by_default(headers: &HeaderMap) -> Self {
+        let (tokens, keys) = (filled(headers, &AUTHORIZATION), filled(headers, &X_API_KEY));
+        if tokens.is_empty() && keys.is_empty() {
+            return Self::new("header", COOKIE.as_str(), &filled(headers, &COOKIE));
+        }
+        let fields = Fields::new("onlyonce 2026-11 credential v1").field("default");
+        Self(fields.list(tokens).list(keys).finish())
     }
 
     fn new(kind: &str, name: &str, values: &[&[u8]]) -> Self {
@@ -89,6 +92,13 @@ pub(super) fn lines<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a [u
         .iter()
         .map(|line| line.as_bytes())
         .collect()
+}
+
+/// The lines of a header that say something.
+pub(super) fn filled<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a [u8]> {
+    let mut lines = lines(headers, name);
+    lines.retain(|line| !line.trim_ascii().is_empty());
+    lines
 }
 
 /// The values of a cookie, from all lines and as often as it is there (RFC 6265 section 5.4).
@@ -118,15 +128,16 @@ mod tests {
     }
 
     #[test]
-    fn every_line_of_the_first_header_found_counts() {
+    fn every_line_of_what_tells_callers_apart_counts() {
         let all: &[&[(&str, &str)]] = &[
             &[],
             &[("authorization", "a")],
             &[("authorization", "a"), ("authorization", "b")],
             &[("authorization", "b"), ("authorization", "a")],
             &[("authorization", "ab")],
-            &[("authorization", "")],
             &[("x-api-key", "a")],
+            &[("authorization", "a"), ("x-api-key", "a")],
+            &[("authorization", "a"), ("x-api-key", "b")],
             &[("x-api-key", "a"), ("x-api-key", "b")],
             &[("cookie", "a")],
             &[("cookie", "a"), ("cookie", "b")],
@@ -138,8 +149,22 @@ mod tests {
                 assert_eq!(hash(&source, a) == hash(&source, b), i == j, "{a:?} {b:?}");
             }
         }
-        let with_others = [("cookie", "c"), ("authorization", "a"), ("x-api-key", "b")];
-        assert_eq!(hash(&source, &with_others), hash(&source, all[1]));
+        let with_cookie = [("cookie", "c"), ("authorization", "a")];
+        assert_eq!(hash(&source, &with_cookie), hash(&source, all[1]));
+    }
+
+    /// A client that fills in a token which it does not have must not be every other such client.
+    #[test]
+    fn a_blank_line_is_no_credential() {
+        let source = CredentialSource::Default;
+        for blank in ["", " \t"] {
+            for rest in ["x-api-key", "cookie"] {
+                let a = hash(&source, &[("authorization", blank), (rest, "a")]);
+                assert_eq!(a, hash(&source, &[(rest, "a")]), "{rest}");
+                let b = hash(&source, &[("authorization", blank), (rest, "b")]);
+                assert_ne!(a, b, "{rest}");
+            }
+        }
     }
 
     #[test]

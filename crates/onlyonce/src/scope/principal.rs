@@ -20,14 +20,14 @@ use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName};
 
-use super::credential::{X_API_KEY, cookies, lines};
+use super::credential::{X_API_KEY, cookies, filled, lines};
 use crate::fields::Fields;
 
 /// Where the principal is read from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum PrincipalSource {
     /// `Authorization`: of a Bearer JWT the issuer and subject, of Basic the user, else a hash of the
-    /// value. Without it a hash of `X-Api-Key`. Without both, anonymous.
+    /// value. Without it a hash of `X-Api-Key`. Without both, anonymous. Blank lines do not count.
     #[default]
     Default,
     /// The value of a header; anonymous without it. Clients can forge headers: have a trusted hop set it.
@@ -103,8 +103,8 @@ impl Principal {
     }
 
     fn by_default(headers: &HeaderMap) -> Self {
-        match &*lines(headers, &AUTHORIZATION) {
-            [] => match &*lines(headers, &X_API_KEY) {
+        match &*filled(headers, &AUTHORIZATION) {
+            [] => match &*filled(headers, &X_API_KEY) {
                 [] => Self::anonymous(),
                 keys => Self::new(Kind::ApiKey, keys),
             },
@@ -248,6 +248,14 @@ mod tests {
     }
 
     #[test]
+    fn a_blank_line_is_nobody() {
+        assert_eq!(authorization(""), Principal::anonymous());
+        let a = default(&[("authorization", " "), ("x-api-key", "a")]);
+        assert_eq!(a, default(&[("x-api-key", "a")]));
+        assert_eq!(default(&[("x-api-key", "")]), Principal::anonymous());
+    }
+
+    #[test]
     fn s1_other_subjects_and_issuers_are_other_principals() {
         let all = [
             jwt(r#"{"iss":"i","sub":"s"}"#, "x"),
@@ -270,7 +278,6 @@ mod tests {
             "Bearer a.b".to_owned(),
             "Bearer a.!.c".to_owned(),
             "Bearer".to_owned(),
-            String::new(),
             "Token abc".to_owned(),
             jwt("{}", "x"),
             jwt(r#"{"sub":""}"#, "x"),
