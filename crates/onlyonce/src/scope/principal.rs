@@ -159,7 +159,16 @@ struct Claims<'a> {
     #[serde(borrow)]
     iss: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    sub: Cow<'a, str>,
+    sub: Subject<'a>,
+}
+
+/// RFC 7519 says text. Some issuers put the number of a database's row there, without quotes; were that
+/// no subject, each refreshed token of theirs would be another principal, and its retry a second charge.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum Subject<'a> {
+    Text(#[serde(borrow)] Cow<'a, str>),
+    Number(serde_json::Number),
 }
 
 /// Issuer and subject of `Bearer <JWT>`, unverified; `None` where the value is anything else.
@@ -173,11 +182,13 @@ fn subject(line: &[u8]) -> Option<Principal> {
     };
     let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?;
     let claims: Claims<'_> = serde_json::from_slice(&payload).ok()?;
-    if claims.sub.is_empty() {
-        return None;
-    }
+    let subject = match claims.sub {
+        Subject::Text(text) if text.is_empty() => return None,
+        Subject::Text(text) => text,
+        Subject::Number(number) => number.to_string().into(),
+    };
     // The subject comes first: it is always there, so the two cannot be mistaken for each other.
-    let values = [Some(claims.sub), claims.iss].into_iter().flatten();
+    let values = [Some(subject), claims.iss].into_iter().flatten();
     Some(Principal::new(
         Kind::TokenSubject,
         values.map(|claim| claim.into_owned()),
@@ -248,6 +259,14 @@ mod tests {
     }
 
     #[test]
+    fn s4_a_subject_may_be_a_number() {
+        let first = authorization(&jwt(r#"{"sub":7,"exp":1}"#, "x"));
+        assert_eq!(first.kind, Kind::TokenSubject);
+        assert_eq!(first, authorization(&jwt(r#"{"sub":7,"exp":2}"#, "y")));
+        assert_ne!(first, authorization(&jwt(r#"{"sub":8,"exp":2}"#, "y")));
+    }
+
+    #[test]
     fn a_blank_line_is_nobody() {
         assert_eq!(authorization(""), Principal::anonymous());
         let a = default(&[("authorization", " "), ("x-api-key", "a")]);
@@ -281,7 +300,7 @@ mod tests {
             "Token abc".to_owned(),
             jwt("{}", "x"),
             jwt(r#"{"sub":""}"#, "x"),
-            jwt(r#"{"sub":7}"#, "x"),
+            jwt(r#"{"sub":[7]}"#, "x"),
             jwt(r#"{"sub":"a","sub":"b"}"#, "x"),
             jwt(r#"{"iss":1,"sub":"a"}"#, "x"),
             format!("{}.enc.tag", jwt(r#"{"sub":"a"}"#, "x")),
