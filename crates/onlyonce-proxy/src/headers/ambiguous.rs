@@ -8,7 +8,7 @@ use http::HeaderName;
 use http::header::HeaderMap;
 
 /// Fields whose underscore twins are never passed on.
-pub const PROTECTED: [&str; 21] = [
+pub const PROTECTED: [&str; 23] = [
     "authorization",
     "connection",
     "content-encoding",
@@ -28,6 +28,8 @@ pub const PROTECTED: [&str; 21] = [
     "x-forwarded-port",
     "x-forwarded-prefix",
     "x-forwarded-proto",
+    "x-forwarded-server",
+    "x-forwarded-ssl",
     "x-idempotency-key",
     "x-real-ip",
 ];
@@ -57,6 +59,14 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+
+    /// A field that strangers are not believed in is not believed under its other name either.
+    #[test]
+    fn what_strangers_may_not_say_has_no_twin() {
+        for name in crate::headers::forwarded::SAID_BY_PEERS {
+            assert!(PROTECTED.contains(&name.as_str()), "{name}");
+        }
+    }
 
     #[test]
     fn only_twins_of_protected_names_go() {

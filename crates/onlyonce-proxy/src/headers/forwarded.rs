@@ -18,6 +18,11 @@ const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const SERVER: HeaderName = HeaderName::from_static("x-forwarded-server");
 const SSL: HeaderName = HeaderName::from_static("x-forwarded-ssl");
 
+/// The fields that only trusted peers are believed in.
+pub(super) const SAID_BY_PEERS: [HeaderName; 9] = [
+    FOR, HOST, PORT, PREFIX, PROTO, REAL_IP, SERVER, SSL, FORWARDED,
+];
+
 /// What was seen of a request's origin.
 #[derive(Debug, Clone, Copy)]
 pub struct Forwarding<'a> {
@@ -36,9 +41,7 @@ impl Forwarding<'_> {
     pub fn write(&self, headers: &mut HeaderMap) {
         let peer = self.peer.to_canonical();
         if !self.trusted {
-            for name in [
-                FOR, HOST, PORT, PREFIX, PROTO, REAL_IP, SERVER, SSL, FORWARDED,
-            ] {
+            for name in SAID_BY_PEERS {
                 headers.remove(name);
             }
         }
