@@ -11,6 +11,10 @@ use http::{Method, Request, StatusCode, Version};
 /// matter of opinion.
 pub(crate) fn screen<B>(request: &Request<B>) -> Result<(), (StatusCode, &'static str)> {
     let bad = |reason| Err((StatusCode::BAD_REQUEST, reason));
+    // What a client sends behind it is meant for a tunnel, and may look like a request.
+    if request.method() == Method::CONNECT {
+        return Err((StatusCode::NOT_IMPLEMENTED, "CONNECT is not supported"));
+    }
     let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {
         if codings.next().is_some() {
@@ -47,7 +51,7 @@ pub(crate) fn screen<B>(request: &Request<B>) -> Result<(), (StatusCode, &'stati
         return bad("the target * is for OPTIONS only");
     }
     // `http` takes a bare `host:port` for a target too; only CONNECT has those.
-    if uri.authority().is_some() && uri.scheme().is_none() && request.method() != Method::CONNECT {
+    if uri.authority().is_some() && uri.scheme().is_none() {
         return bad("the request target is no path");
     }
     Ok(())
@@ -119,7 +123,7 @@ mod tests {
             ("GET", "*", false),
             ("OPTIONS", "*", true),
             ("GET", "a:80", false),
-            ("CONNECT", "a:80", true),
+            ("CONNECT", "a:80", false),
         ] {
             let outcome = screen(&request(method, target, &host));
             assert_eq!(outcome.is_ok(), valid, "{method} {target} {outcome:?}");

@@ -419,3 +419,17 @@ async fn methods_that_no_proxy_forwards() {
     }
     assert_eq!(legacy.requests(), 0);
 }
+
+/// Whoever gets a client to open a tunnel with bytes of theirs must not have them taken for a request.
+#[tokio::test]
+async fn what_follows_a_refused_connect_is_no_request() {
+    let legacy = Legacy::start().await;
+    let proxy = Proxy::start(&legacy.url()).await;
+    let mut client = Raw::connect(proxy.addr).await;
+    client
+        .send("CONNECT bank:443 HTTP/1.1\r\nHost: bank:443\r\n\r\nPOST /tunnelled HTTP/1.1\r\nHost: s\r\n\r\n")
+        .await;
+    assert_eq!(client.response().await.unwrap().status, 501);
+    client.ended().await.unwrap();
+    assert_eq!(legacy.requests(), 0);
+}
