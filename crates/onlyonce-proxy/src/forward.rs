@@ -55,6 +55,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use onlyonce::classify::OUTCOME;
 use onlyonce::{BoxError, Deadline, RecordId};
 
 pub use self::body::{ForwardBody, ForwardBodyError};
@@ -230,7 +231,14 @@ impl Inner {
     ) -> Result<Response<ForwardBody>, Failure> {
         let (mut parts, incoming) = response.into_parts();
         let keep_max = self.settings.idle_connection_max;
+        let words: Vec<_> = parts.headers.get_all(OUTCOME).iter().cloned().collect();
         let received = response_head::receive(&mut parts, keep_max)?;
+        // Meant for the next hop alone, so the upstream may name it in `Connection`. That hop is the guard.
+        if limits.is_guarded() && !parts.headers.contains_key(OUTCOME) {
+            for word in words {
+                parts.headers.append(OUTCOME, word);
+            }
+        }
         let reuse = connection.map(|connection| Reuse {
             connection,
             pool: Arc::clone(&self.pool),

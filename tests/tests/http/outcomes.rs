@@ -260,6 +260,21 @@ async fn o15_no_store_is_for_caches_and_we_are_none() {
     assert_eq!(again.fields.get("cache-control"), Some("no-store, private"));
 }
 
+/// O19: the word is for the next hop alone, so a service does right to name it in `Connection`.
+#[tokio::test]
+async fn o19_the_word_counts_where_connection_names_it() {
+    let site = Site::start().await;
+    let reply = Reply::new(429)
+        .field("Connection", "Idempotency-Outcome")
+        .field("Idempotency-Outcome", "executed")
+        .body("first");
+    site.legacy.script(reply);
+    let first = site.ask(post("k")).await;
+    assert_eq!(first.fields.get("idempotency-outcome"), None);
+    replayed(&first, &site.ask(post("k")).await);
+    assert_eq!(site.legacy.effects_of("k"), 1);
+}
+
 #[tokio::test]
 async fn o19_the_service_may_say_whether_it_executed() {
     let site = Site::start().await;

@@ -50,6 +50,11 @@ impl Limits {
         }
     }
 
+    /// Whether the layer guards the request.
+    pub(crate) const fn is_guarded(&self) -> bool {
+        self.first_write_by.is_some()
+    }
+
     /// Whether a first byte may be sent now.
     pub(crate) fn may_start(&self) -> bool {
         self.first_write_by
