@@ -5,6 +5,9 @@
 //! bound of their own; the capture limit bounds them. Past that limit nothing is recorded any more, and
 //! the writer waits for [`room`](Writer::room) like any stream.
 //!
+//! An upstream that sends a byte at a time would cost a hundred for each, in frames and in the buffers
+//! that they keep alive. So what waits, for the client or for the record, is joined where it is small.
+//!
 //! Hazard: a dropped [`Writer`] must read as a *broken* body, never as a clean end. Its `Drop` sees to it.
 
 use std::collections::VecDeque;
@@ -14,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
 use crate::BoxError;
@@ -36,8 +40,9 @@ struct Transit(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    frames: VecDeque<Frame<Bytes>>,
-    queued_bytes: usize,
+    data: Pieces,
+    /// They come last.
+    trailers: Option<HeaderMap>,
     remaining: Option<u64>,
     end: Option<Result<(), BoxError>>,
     ended: bool,
@@ -64,8 +69,10 @@ impl Writer {
         if state.reader_gone {
             return;
         }
-        state.queued_bytes += frame.data_ref().map_or(0, Bytes::len);
-        state.frames.push_back(frame);
+        match frame.into_data() {
+            Ok(data) => state.data.push(data),
+            Err(frame) => state.trailers = frame.into_trailers().ok(),
+        }
         wake(&mut state.reader);
     }
 
@@ -73,7 +80,7 @@ impl Writer {
     pub(crate) async fn room(&self) {
         poll_fn(|cx| {
             let mut state = self.0.state();
-            if state.reader_gone || state.queued_bytes < QUEUED_BYTES_MAX {
+            if state.reader_gone || state.data.bytes < QUEUED_BYTES_MAX {
                 return Poll::Ready(());
             }
             state.writer = Some(cx.waker().clone());
@@ -122,16 +129,18 @@ impl Body for Reader {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut state = self.0.state();
-        if let Some(frame) = state.frames.pop_front() {
-            let length = frame.data_ref().map_or(0, Bytes::len);
-            state.queued_bytes -= length;
+        if let Some(data) = state.data.pop() {
             if let Some(remaining) = &mut state.remaining {
-                *remaining = remaining.saturating_sub(u64::try_from(length).unwrap_or(u64::MAX));
+                let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                *remaining = remaining.saturating_sub(length);
             }
-            if state.queued_bytes < QUEUED_BYTES_MAX {
+            if state.data.bytes < QUEUED_BYTES_MAX {
                 wake(&mut state.writer);
             }
-            return Poll::Ready(Some(Ok(frame)));
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if let Some(trailers) = state.trailers.take() {
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
         match state.end.take() {
             Some(Ok(())) => Poll::Ready(None),
@@ -146,7 +155,10 @@ impl Body for Reader {
 
     fn is_end_stream(&self) -> bool {
         let state = self.0.state();
-        state.frames.is_empty() && state.ended && !matches!(state.end, Some(Err(_)))
+        state.data.is_empty()
+            && state.trailers.is_none()
+            && state.ended
+            && !matches!(state.end, Some(Err(_)))
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -161,16 +173,75 @@ impl Drop for Reader {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.reader_gone = true;
-        state.frames.clear();
-        state.queued_bytes = 0;
+        state.data = Pieces::default();
+        state.trailers = None;
         wake(&mut state.writer);
+    }
+}
+
+/// Bytes in the pieces in which they came, without a copy; small ones that have to wait are joined.
+#[derive(Debug, Default)]
+struct Pieces {
+    whole: VecDeque<Bytes>,
+    /// Small pieces behind those, in one.
+    joined: BytesMut,
+    bytes: usize,
+}
+
+/// Pieces below this are worth a copy.
+const SMALL_BYTES: usize = 4 << 10;
+
+impl Pieces {
+    fn push(&mut self, piece: Bytes) {
+        let is_waiting = !self.is_empty();
+        self.bytes += piece.len();
+        if is_waiting && piece.len() < SMALL_BYTES {
+            self.joined.extend_from_slice(&piece);
+            return;
+        }
+        if let Some(joined) = self.take_joined() {
+            self.whole.push_back(joined);
+        }
+        if !piece.is_empty() {
+            self.whole.push_back(piece);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        let piece = self.whole.pop_front().or_else(|| self.take_joined())?;
+        self.bytes -= piece.len();
+        Some(piece)
+    }
+
+    /// The bytes in one piece; without a copy where they came in one.
+    fn concat(&self) -> Bytes {
+        if let (Some(only), 1, true) =
+            (self.whole.front(), self.whole.len(), self.joined.is_empty())
+        {
+            return only.clone();
+        }
+        let mut all = BytesMut::with_capacity(self.bytes);
+        for piece in &self.whole {
+            all.extend_from_slice(piece);
+        }
+        all.extend_from_slice(&self.joined);
+        all.freeze()
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    fn take_joined(&mut self) -> Option<Bytes> {
+        let joined = std::mem::take(&mut self.joined);
+        (!joined.is_empty()).then(|| joined.freeze())
     }
 }
 
 /// A body as it is captured for the record, until it is too large.
 #[derive(Debug)]
 pub(crate) struct Capture {
-    chunks: Option<Vec<Bytes>>,
+    kept: Option<Pieces>,
     reserved: Reservation,
     bytes_max: usize,
 }
@@ -178,7 +249,7 @@ pub(crate) struct Capture {
 impl Capture {
     pub(crate) fn new(bytes_max: usize, budget: &Budget) -> Self {
         Self {
-            chunks: Some(Vec::new()),
+            kept: Some(Pieces::default()),
             reserved: budget.reservation(),
             bytes_max,
         }
@@ -186,33 +257,86 @@ impl Capture {
 
     /// Keeps a chunk, or gives up what was kept when it is too much.
     pub(crate) fn push(&mut self, chunk: &Bytes) {
-        let Some(chunks) = &mut self.chunks else {
+        let Some(kept) = &mut self.kept else {
             return;
         };
         let fits = self.reserved.bytes() + chunk.len() <= self.bytes_max;
         if fits && self.reserved.grow(chunk.len()) {
-            chunks.push(chunk.clone());
+            kept.push(chunk.clone());
         } else {
-            self.chunks = None;
+            self.kept = None;
             self.reserved.give_back();
         }
     }
 
     /// Whether the body is too large to keep.
     pub(crate) const fn is_over(&self) -> bool {
-        self.chunks.is_none()
+        self.kept.is_none()
     }
 
-    /// The body in one piece; `None` where it was too large. Without a copy where it came in one piece.
+    /// The body in one piece; `None` where it was too large.
     pub(crate) fn body(&self) -> Option<Bytes> {
-        let chunks = self.chunks.as_ref()?;
-        if let [only] = chunks.as_slice() {
-            return Some(only.clone());
+        self.kept.as_ref().map(Pieces::concat)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    fn byte_by_byte(body: &Bytes) -> impl Iterator<Item = Bytes> {
+        (0..body.len()).map(|at| body.slice(at..at + 1))
+    }
+
+    #[test]
+    fn small_pieces_that_wait_are_joined_and_large_ones_are_not_copied() {
+        let large = Bytes::from(vec![b'-'; SMALL_BYTES]);
+        let small = Bytes::from_static(b"0123456789");
+        let mut pieces = Pieces::default();
+        byte_by_byte(&small).for_each(|byte| pieces.push(byte));
+        pieces.push(large.clone());
+        byte_by_byte(&small).for_each(|byte| pieces.push(byte));
+        pieces.push(Bytes::new());
+        let expected = [&b"0123456789"[..], &large, b"0123456789"].concat();
+        assert_eq!(
+            (pieces.bytes, pieces.concat()),
+            (expected.len(), expected.into())
+        );
+        let popped: Vec<_> = std::iter::from_fn(|| pieces.pop()).collect();
+        assert_eq!(popped, [&b"0"[..], b"123456789", &large, b"0123456789"]);
+        assert_eq!(popped[2].as_ptr(), large.as_ptr());
+        assert!(pieces.is_empty());
+    }
+
+    #[test]
+    fn one_piece_is_kept_as_it_came() {
+        let budget = Budget::new(10);
+        let mut capture = Capture::new(10, &budget);
+        let chunk = Bytes::from(vec![b'x'; 10]);
+        capture.push(&chunk);
+        assert_eq!(capture.body().unwrap().as_ptr(), chunk.as_ptr());
+    }
+
+    #[test]
+    fn a_client_that_reads_gets_each_frame_and_one_that_does_not_gets_all() {
+        let (writer, mut reader) = channel(None);
+        let mut next = || reader.frame().now_or_never();
+        for event in ["a", "b"] {
+            writer.push(Frame::data(event.into()));
+            let frame = next().unwrap().unwrap().unwrap();
+            assert_eq!(frame.into_data().unwrap(), event);
+            assert!(next().is_none());
         }
-        let mut whole = BytesMut::with_capacity(self.reserved.bytes());
-        chunks
-            .iter()
-            .for_each(|chunk| whole.extend_from_slice(chunk));
-        Some(whole.freeze())
+        for event in ["c", "d", "e"] {
+            writer.push(Frame::data(event.into()));
+        }
+        writer.push(Frame::trailers(HeaderMap::new()));
+        writer.finish(Ok(()));
+        let rest = reader.collect().now_or_never().unwrap().unwrap();
+        assert!(rest.trailers().is_some());
+        assert_eq!(rest.to_bytes(), "cde");
     }
 }
