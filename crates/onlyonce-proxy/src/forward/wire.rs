@@ -14,6 +14,10 @@
 //!
 //! It also enforces the moment by which a guarded request's first byte must leave, so that a process
 //! frozen between its check and its write sends nothing when it thaws.
+//!
+//! And it makes hyper pause. An upstream that sends faster than hyper reads, interim responses without
+//! end for one, would keep hyper in a single turn, and with it the thread and whatever else waits for
+//! that: the request's own deadline, too.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -130,11 +134,16 @@ impl Ledger {
 pub(crate) struct CountedIo<T> {
     io: T,
     wire: Arc<Wire>,
+    /// Bytes read in this turn.
+    read: usize,
 }
+
+/// What is read in one turn. Twenty bytes are an interim response, so this may be thousands of heads.
+const READ_IN_TURN_MAX: usize = 64 << 10;
 
 impl<T> CountedIo<T> {
     pub(crate) fn new(io: T, wire: Arc<Wire>) -> Self {
-        Self { io, wire }
+        Self { io, wire, read: 0 }
     }
 }
 
@@ -144,7 +153,18 @@ impl<T: AsyncRead + Unpin> AsyncRead for CountedIo<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        if self.read >= READ_IN_TURN_MAX {
+            self.read = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        self.read = match read {
+            Poll::Ready(_) => self.read + (buf.filled().len() - before),
+            Poll::Pending => 0,
+        };
+        read
     }
 }
 
@@ -224,6 +244,25 @@ mod tests {
         let (near, far) = tokio::io::duplex(64);
         let wire = Wire::new(false);
         (CountedIo::new(near, Arc::clone(&wire)), far, wire)
+    }
+
+    #[test]
+    fn a_peer_that_never_pauses_is_paused_for() {
+        let mut io = CountedIo::new(tokio::io::repeat(b'1'), Wire::new(false));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        for _ in 0..3 {
+            let mut read = 0;
+            loop {
+                let mut space = [0; 5000];
+                let mut buffer = ReadBuf::new(&mut space);
+                match Pin::new(&mut io).poll_read(&mut cx, &mut buffer) {
+                    Poll::Ready(outcome) => outcome.unwrap(),
+                    Poll::Pending => break,
+                }
+                read += buffer.filled().len();
+            }
+            assert!((READ_IN_TURN_MAX..READ_IN_TURN_MAX + 5000).contains(&read));
+        }
     }
 
     #[tokio::test]
