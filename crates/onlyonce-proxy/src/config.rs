@@ -80,6 +80,14 @@ impl Config {
         for (key, message) in policy.contradictions() {
             reader.fault(key, message);
         }
+        if upstream
+            .as_ref()
+            .is_some_and(|upstream| upstream.url.is_at(listen.address))
+        {
+            let message = "this is where onlyonce itself listens; name the service's own address, or \
+                           have onlyonce listen elsewhere (--listen)";
+            reader.fault("upstream.url", message);
+        }
         let (effective, Some(upstream)) = (reader.finish()?, upstream) else {
             unreachable!("an upstream that is not set is a fault")
         };

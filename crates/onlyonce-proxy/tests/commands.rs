@@ -79,7 +79,7 @@ async fn contradictions_are_faults() {
     let output = Launch::of([
         "serve",
         "--upstream",
-        "http://127.0.0.1:1",
+        "http://127.0.0.1:8080",
         "--retention",
         "1m",
     ])
@@ -95,6 +95,10 @@ async fn contradictions_are_faults() {
     );
     assert!(
         text.contains("--wait: policy.wait: duplicates must not wait longer"),
+        "{text}"
+    );
+    assert!(
+        text.contains("--upstream: upstream.url: this is where onlyonce itself listens"),
         "{text}"
     );
 }

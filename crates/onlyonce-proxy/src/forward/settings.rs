@@ -1,5 +1,6 @@
 //! Where requests go, and within which limits.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -121,6 +122,19 @@ pub enum InvalidUpstream {
     Credentials,
 }
 
+impl Upstream {
+    /// Whether it is whatever listens on `address`, as far as that can be told without asking for names.
+    pub(crate) fn is_at(&self, address: SocketAddr) -> bool {
+        let ip = match &*self.host {
+            "localhost" => Some(Ipv4Addr::LOCALHOST.into()),
+            host => host.parse().ok(),
+        };
+        let is_same =
+            |ip: IpAddr| ip == address.ip() || (address.ip().is_unspecified() && ip.is_loopback());
+        self.port == address.port() && ip.is_some_and(is_same)
+    }
+}
+
 impl FromStr for Upstream {
     type Err = InvalidUpstream;
 
@@ -174,6 +188,23 @@ impl std::fmt::Display for Upstream {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_upstream_may_be_the_listener_itself() {
+        for (url, address, expected) in [
+            ("http://127.0.0.1:8080", "127.0.0.1:8080", true),
+            ("http://localhost:8080", "127.0.0.1:8080", true),
+            ("http://localhost:8080", "0.0.0.0:8080", true),
+            ("http://[::1]:8080", "[::]:8080", true),
+            ("http://127.0.0.1", "0.0.0.0:80", true),
+            ("http://127.0.0.1:8081", "127.0.0.1:8080", false),
+            ("http://127.0.0.2:8080", "127.0.0.1:8080", false),
+            ("http://shop:8080", "0.0.0.0:8080", false),
+        ] {
+            let upstream: Upstream = url.parse().unwrap();
+            assert_eq!(upstream.is_at(address.parse().unwrap()), expected, "{url}");
+        }
+    }
 
     #[test]
     fn upstreams_are_scheme_host_and_port() {
