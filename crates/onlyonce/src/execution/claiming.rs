@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::settling::Backoff;
+use super::settling::{Backoff, TRY_MAX};
 use crate::evidence::Deadline;
 use crate::resources::Resources;
 use crate::store::{Claim, Claimed, Settlement, Store, StoreError, StoreErrorKind};
@@ -54,21 +54,10 @@ pub(super) async fn abandon(resources: Arc<Resources>, claim: Claim) {
     let mut backoff = Backoff::default();
     let released = async {
         loop {
-            match resources.store.claim(&claim).await {
-                Ok(Claimed::Acquired(epoch)) => {
-                    match resources
-                        .store
-                        .settle(&claim, epoch, &Settlement::Released)
-                        .await
-                    {
-                        Ok(_) => return,
-                        Err(error) => {
-                            tracing::debug!(%error, "an abandoned claim is not released yet")
-                        }
-                    }
-                }
-                Ok(Claimed::Present(_)) => return,
-                Err(error) => tracing::debug!(%error, "an abandoned claim is not found out yet"),
+            match timeout(TRY_MAX, release(&resources, &claim)).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => tracing::debug!(%error, "an abandoned claim is not released yet"),
+                Err(_elapsed) => tracing::debug!("the store says nothing of an abandoned claim"),
             }
             sleep(backoff.next()).await;
         }
@@ -79,4 +68,13 @@ pub(super) async fn abandon(resources: Arc<Resources>, claim: Claim) {
             tracing::warn!(record = %claim.id, "a claim of unknown fate is left: its lease will lapse");
         }
     }
+}
+
+/// Takes the claim, which finds it again if it was written, and releases it.
+async fn release(resources: &Resources, claim: &Claim) -> Result<(), StoreError> {
+    if let Claimed::Acquired(epoch) = resources.store.claim(claim).await? {
+        let settlement = Settlement::Released;
+        resources.store.settle(claim, epoch, &settlement).await?;
+    }
+    Ok(())
 }

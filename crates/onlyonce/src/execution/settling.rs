@@ -15,7 +15,7 @@ use crate::record::Epoch;
 use crate::store::{Settled, Settlement, Store};
 
 /// The longest one try may take, whatever time-outs the store has of its own.
-const TRY_MAX: Duration = Duration::from_secs(10);
+pub(super) const TRY_MAX: Duration = Duration::from_secs(10);
 
 /// Pauses between tries: doubling from 20 ms to 2 s, each between half and the whole of it at random.
 #[derive(Debug)]

@@ -80,6 +80,22 @@ async fn a_claim_that_stays_ambiguous_is_released_in_the_background() {
     assert_eq!(upstream.effects(), 1);
 }
 
+/// A statement that never returns, on a connection that nobody tells us is dead, is not waited for.
+#[tokio::test(start_paused = true)]
+async fn a_claim_whose_statement_hangs_is_released_by_another() {
+    let upstream = Upstream::receipts();
+    let store = FaultyStore::new();
+    let hangs = Fault::Late(365 * 24 * 60 * 60);
+    store.claims.lock().unwrap().extend([hangs; 2]);
+    let layer = IdempotencyLayer::new(store.clone());
+    let service = layer.layer(upstream.clone());
+    assert_eq!(code(send(&service, post("k", "{}")).await).await.0, 503);
+    assert!(layer.drain(Duration::from_secs(60)).await);
+    assert_eq!(upstream.effects(), 0);
+    assert_eq!(send(&service, post("k", "{}")).await.status(), 201);
+    assert_eq!(upstream.effects(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn unsettled_requests_are_bounded() {
     let upstream = Upstream::new(|_| std::future::pending());
