@@ -26,6 +26,7 @@ mod call;
 mod claim;
 mod days;
 mod failure;
+mod group;
 mod id;
 mod operator;
 mod pool;
@@ -49,6 +50,7 @@ use onlyonce::{Epoch, RecordId};
 use tokio::time::Instant;
 
 use self::call::Call;
+use self::group::{Completion, Insertion, Lane, Outcome};
 use self::pool::Pool;
 use self::schema::Schema;
 pub use self::settings::{Settings, SettingsError};
@@ -70,15 +72,20 @@ pub struct PostgresStore {
 
 struct Inner {
     settings: Settings,
-    pool: Pool,
+    pool: Arc<Pool>,
+    claims: Lane<Insertion>,
+    completions: Lane<Completion>,
     upkeep_due: Mutex<Option<Instant>>,
 }
 
 impl PostgresStore {
     /// A store that connects when it is first used: a server that is down is no reason not to start.
     pub fn open(settings: Settings) -> Self {
+        let pool = Arc::new(Pool::new(&settings));
         let inner = Inner {
-            pool: Pool::new(&settings),
+            claims: Lane::new(Arc::clone(&pool), settings.call_timeout),
+            completions: Lane::new(Arc::clone(&pool), settings.call_timeout),
+            pool,
             settings,
             upkeep_due: Mutex::default(),
         };
@@ -188,7 +195,14 @@ impl fmt::Debug for PostgresStore {
 
 impl Store for PostgresStore {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
-        self.perform(&claim::TakeClaim(claim)).await
+        let joined = self.inner.claims.join(Insertion(claim.clone())).await?;
+        let (met, doubt) = match joined {
+            Outcome::Done(epoch) => return Ok(Claimed::Acquired(epoch)),
+            Outcome::GoOn { doubt } => (true, doubt),
+        };
+        self.perform(&claim::TakeClaim { claim, met })
+            .await
+            .map_err(|error| if doubt { error.in_doubt() } else { error })
     }
 
     async fn settle(
@@ -197,12 +211,27 @@ impl Store for PostgresStore {
         epoch: Epoch,
         settlement: &Settlement,
     ) -> Result<Settled, StoreError> {
+        let mut doubt = false;
+        if let Settlement::Completed(response) = settlement {
+            let completion = Completion {
+                id: claim.id,
+                token: claim.token,
+                epoch,
+                response: response.clone(),
+            };
+            match self.inner.completions.join(completion).await? {
+                Outcome::Done(()) => return Ok(Settled::Done),
+                Outcome::GoOn { doubt: joined } => doubt = joined,
+            }
+        }
         let settle = settle::Settle {
             claim,
             epoch,
             settlement,
         };
-        self.perform(&settle).await
+        self.perform(&settle)
+            .await
+            .map_err(|error| if doubt { error.in_doubt() } else { error })
     }
 
     async fn find(&self, id: &RecordId) -> Result<Option<Present>, StoreError> {

@@ -24,7 +24,11 @@ const ROUNDS: u32 = 8;
 
 /// Claims a record.
 #[derive(Debug)]
-pub(super) struct TakeClaim<'a>(pub(super) &'a Claim);
+pub(super) struct TakeClaim<'a> {
+    pub(super) claim: &'a Claim,
+    /// Whether an insertion has met a row already, so that reading comes first.
+    pub(super) met: bool,
+}
 
 /// Reads what stands in the way of a claim.
 #[derive(Debug)]
@@ -34,9 +38,12 @@ impl Call for TakeClaim<'_> {
     type Output = Claimed;
 
     async fn run(&self, session: &mut Session) -> Result<Claimed, Failure> {
-        let claim = self.0;
+        let claim = self.claim;
+        let mut met = self.met;
         for _ in 0..ROUNDS {
-            if let Some(epoch) = insert(session, claim).await? {
+            if !std::mem::take(&mut met)
+                && let Some(epoch) = insert(session, claim).await?
+            {
                 return Ok(Claimed::Acquired(epoch));
             }
             let Some(found) = read(session, &claim.id).await? else {

@@ -5,10 +5,13 @@
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
-use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo, PgValueFormat, PgValueRef, Postgres};
+use sqlx::postgres::{
+    PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef, Postgres,
+};
 use sqlx::{Decode, Encode, Type};
 
 const UUID: Oid = Oid(2950);
+const UUID_ARRAY: Oid = Oid(2951);
 
 /// Sixteen bytes. Not a UUID in any other sense: no version, no variant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +24,12 @@ impl Type<Postgres> for Uuid {
 
     fn compatible(other: &PgTypeInfo) -> bool {
         other.oid() == Some(UUID)
+    }
+}
+
+impl PgHasArrayType for Uuid {
+    fn array_type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(UUID_ARRAY)
     }
 }
 

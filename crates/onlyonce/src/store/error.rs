@@ -1,15 +1,20 @@
 //! What can go wrong in a store, sorted by what the caller can do about it.
 
+use std::error::Error;
+use std::sync::Arc;
+
 use crate::BoxError;
 
 /// A store did not do what it was asked. `Display` says what failed; the source says why.
-#[derive(Debug, thiserror::Error)]
+///
+/// Clones share the source: one failed commit can fail many calls.
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{}", kind.text())]
 pub struct StoreError {
     kind: StoreErrorKind,
     may_have_applied: bool,
     #[source]
-    source: Option<BoxError>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 /// What sort of failure a [`StoreError`] is.
@@ -48,7 +53,7 @@ impl StoreError {
         Self {
             kind,
             may_have_applied: true,
-            source: Some(source.into()),
+            source: Some(source.into().into()),
         }
     }
 
@@ -57,7 +62,16 @@ impl StoreError {
         Self {
             kind,
             may_have_applied: false,
-            source: Some(source.into()),
+            source: Some(source.into().into()),
+        }
+    }
+
+    /// The same error, of a call that an earlier try may have applied.
+    #[must_use]
+    pub fn in_doubt(self) -> Self {
+        Self {
+            may_have_applied: true,
+            ..self
         }
     }
 

@@ -1,0 +1,92 @@
+//! Completions of records that are their owner's still: the last step of nearly every request.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use onlyonce::{Epoch, RecordId, Token};
+use sqlx::{Row, query};
+
+use super::super::days;
+use super::super::failure::Failure;
+use super::super::id::Uuid;
+use super::super::row::epoch_number;
+use super::super::session::Session;
+use super::{Grouped, durable_group};
+
+/// A record's completion. Done where token, epoch and state are what they should be; else somebody has to
+/// look at what they are.
+#[derive(Debug)]
+pub(in super::super) struct Completion {
+    pub(in super::super) id: RecordId,
+    pub(in super::super) token: Token,
+    pub(in super::super) epoch: Epoch,
+    pub(in super::super) response: Bytes,
+}
+
+/// Locked in order first: an update takes its locks in whatever order its plan finds the rows.
+const COMPLETE: &str = durable_group!(
+    ", given as materialized ( \
+     select * from unnest($1::uuid[], $2::uuid[], $3::integer[], $4::bytea[]) \
+         as given (id, token, epoch, response)), \
+     held as materialized ( \
+     select r.id from onlyonce_records r, durable, patience \
+     where r.id = any($1::uuid[]) order by r.id for update of r), \
+     settled as ( \
+     update onlyonce_records r set state = 2, settled_at = statement_timestamp() \
+     from held, given \
+     where r.id = held.id and given.id = r.id \
+     and r.token = given.token and r.epoch = given.epoch and r.state in (1, 3) \
+     returning r.id, r.token, r.epoch, r.settled_at, r.expires_at), \
+     kept as ( \
+     insert into onlyonce_responses (day, token, epoch, expires_at, response) \
+     select (settled.settled_at at time zone 'UTC')::date, settled.token, settled.epoch, \
+         settled.expires_at, given.response \
+     from settled join given using (id) order by settled.id \
+     on conflict (token, epoch, day) do update \
+     set response = excluded.response, expires_at = excluded.expires_at) \
+     select id from settled"
+);
+
+impl Grouped for Completion {
+    type Done = ();
+
+    fn id(&self) -> RecordId {
+        self.id
+    }
+
+    fn bytes(&self) -> usize {
+        self.response.len() + size_of::<Self>()
+    }
+
+    async fn write(group: &[Self], session: &mut Session) -> Result<Vec<Option<()>>, Failure> {
+        match complete(group, session).await {
+            // A store that nobody swept for days, or midnight right after a migration.
+            Err(failure) if failure.lacks_partition() => {
+                days::prepare(session).await?;
+                complete(group, session).await
+            }
+            result => result,
+        }
+    }
+}
+
+async fn complete(group: &[Completion], session: &mut Session) -> Result<Vec<Option<()>>, Failure> {
+    let ids = group.iter().map(|write| Uuid(*write.id.as_bytes()));
+    let tokens = group.iter().map(|write| Uuid(*write.token.as_bytes()));
+    let epochs = group.iter().map(|write| epoch_number(write.epoch));
+    let responses = group.iter().map(|write| &write.response[..]);
+    let statement = query(COMPLETE)
+        .bind(ids.collect::<Vec<_>>())
+        .bind(tokens.collect::<Vec<_>>())
+        .bind(epochs.collect::<Result<Vec<_>, _>>()?)
+        .bind(responses.collect::<Vec<_>>());
+    let rows = session.fetch_all(statement).await?;
+    let settled: HashSet<[u8; 16]> = rows
+        .iter()
+        .map(|row| Ok(row.try_get::<Uuid, _>("id")?.0))
+        .collect::<Result<_, Failure>>()?;
+    Ok(group
+        .iter()
+        .map(|write| settled.contains(write.id.as_bytes()).then_some(()))
+        .collect())
+}
