@@ -5,6 +5,7 @@ mod connections;
 mod durability;
 mod failover;
 mod fixture;
+mod groups;
 mod locks;
 mod poolers;
 mod schema;
