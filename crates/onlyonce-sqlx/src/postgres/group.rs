@@ -9,18 +9,21 @@
 //! failed) goes on by itself as if there had been no group, and finds out what became of it by its token. So
 //! a bad row fails alone, and an ambiguous commit of a group is resolved like any other.
 //!
+//! A group that does not come back (a commit that waits for a standby which is gone) must not hold up those
+//! that need no commit: after a moment what waits behind it goes on alone, and reads before it writes.
+//!
 //! Rows are written in the order of their ids, and a group waits only shortly for a row that somebody else's
 //! transaction holds.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use onlyonce::RecordId;
 use onlyonce::store::{StoreError, StoreErrorKind};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::call::{self, Call};
 use super::failure::Failure;
@@ -38,6 +41,10 @@ const QUEUE_MAX: usize = 8_192;
 /// Both bound how long the first of a group waits for its answer.
 const GROUP_MAX: usize = 256;
 const GROUP_BYTES_MAX: usize = 4 << 20;
+/// A group that is on its way for longer than this is not waited for by those behind it. Long enough that
+/// load alone does not break groups up.
+const STALLED_AFTER: Duration = Duration::from_millis(250);
+const STALL_LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A write that can share a statement with others of its kind, each to another record.
 pub(super) trait Grouped: Send + Sync + Sized + 'static {
@@ -71,6 +78,22 @@ pub(super) struct Lane<W: Grouped> {
     pool: Arc<Pool>,
     call_timeout: Duration,
     queue: OnceLock<mpsc::Sender<Waiting<W>>>,
+    on_its_way: OnItsWay,
+}
+
+/// Since when a group is on its way.
+#[derive(Clone, Default)]
+struct OnItsWay(Arc<Mutex<Option<Instant>>>);
+
+impl OnItsWay {
+    fn set(&self, since: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    fn is_stalled(&self) -> bool {
+        let since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        since.is_some_and(|since| since.elapsed() > STALLED_AFTER)
+    }
 }
 
 struct Waiting<W: Grouped> {
@@ -92,6 +115,7 @@ impl<W: Grouped> Lane<W> {
             pool,
             call_timeout,
             queue: OnceLock::new(),
+            on_its_way: OnItsWay::default(),
         }
     }
 
@@ -115,13 +139,30 @@ impl<W: Grouped> Lane<W> {
             // The task went with the runtime that it ran on.
             Err(mpsc::error::TrySendError::Closed(_)) => return Ok(Outcome::GoOn { doubt: false }),
         }
-        match timeout(self.call_timeout, answer).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_gone)) => Ok(Outcome::GoOn { doubt: true }),
+        match timeout(self.call_timeout, self.answered(answer, &decided)).await {
+            Ok(outcome) => outcome,
             Err(elapsed) => {
                 let error = StoreError::not_applied(StoreErrorKind::Timeout, elapsed);
                 let sent = decided.swap(true, Ordering::AcqRel);
                 Err(if sent { error.in_doubt() } else { error })
+            }
+        }
+    }
+
+    /// Waits for the answer, unless what is in front does not get on.
+    async fn answered(
+        &self,
+        mut answer: oneshot::Receiver<Result<Outcome<W::Done>, StoreError>>,
+        decided: &AtomicBool,
+    ) -> Result<Outcome<W::Done>, StoreError> {
+        loop {
+            match timeout(STALL_LOOK_EVERY, &mut answer).await {
+                Ok(Ok(outcome)) => return outcome,
+                Ok(Err(_gone)) => return Ok(Outcome::GoOn { doubt: true }),
+                Err(_) if self.on_its_way.is_stalled() && !decided.swap(true, Ordering::AcqRel) => {
+                    return Ok(Outcome::GoOn { doubt: false });
+                }
+                Err(_) => {}
             }
         }
     }
@@ -132,6 +173,7 @@ impl<W: Grouped> Lane<W> {
             tokio::spawn(send_groups(
                 Arc::clone(&self.pool),
                 self.call_timeout,
+                self.on_its_way.clone(),
                 waiting,
             ));
             queue
@@ -143,6 +185,7 @@ impl<W: Grouped> Lane<W> {
 async fn send_groups<W: Grouped>(
     pool: Arc<Pool>,
     call_timeout: Duration,
+    on_its_way: OnItsWay,
     mut waiting: mpsc::Receiver<Waiting<W>>,
 ) {
     let mut arrived = Vec::with_capacity(GROUP_MAX);
@@ -150,7 +193,9 @@ async fn send_groups<W: Grouped>(
         while !arrived.is_empty() {
             let group = next_group(&mut arrived);
             if !group.is_empty() {
+                on_its_way.set(Some(Instant::now()));
                 send(&pool, call_timeout, group).await;
+                on_its_way.set(None);
             }
         }
     }

@@ -223,6 +223,32 @@ async fn a_group_locks_its_rows_in_order() {
     }
 }
 
+/// A replay writes nothing: a group whose commit hangs does not hold it up.
+#[tokio::test]
+async fn what_needs_no_commit_gets_past_a_group_that_hangs() {
+    let f = Postgres::fresh().await;
+    let fault = PgFault::start(&f.database.url()).await;
+    let store = PostgresStore::open(settings(fault.url()));
+    let owner = claim(1);
+    let epoch = acquired(store.claim(&owner).await);
+    store
+        .settle(&owner, epoch, &completed("answer"))
+        .await
+        .unwrap();
+    let gate = Gate::default();
+    let held = fault.on_next(insertion, Action::Hold(gate.clone()));
+    let hanging = {
+        let store = store.clone();
+        tokio::spawn(async move { store.claim(&claim(2)).await })
+    };
+    held.happened(1).await;
+    let found = present(store.claim(&rival(&owner)).await);
+    assert_eq!(response(Some(found)).unwrap(), "answer");
+    assert!(!hanging.is_finished());
+    gate.open();
+    acquired(within("the call that hung", hanging).await.unwrap());
+}
+
 /// What waits for a group is bounded in time, and says whether it was sent.
 #[tokio::test]
 async fn a_call_that_no_group_took_along_in_time_was_not_applied() {
