@@ -144,6 +144,20 @@ impl PostgresStore {
         call::perform(&self.inner.pool, self.inner.settings.call_timeout, call).await
     }
 
+    /// As [`Self::perform`], for a call that began earlier.
+    async fn perform_since<C: Call>(
+        &self,
+        started: Instant,
+        call: &C,
+    ) -> Result<C::Output, StoreError> {
+        let left = self
+            .inner
+            .settings
+            .call_timeout
+            .saturating_sub(started.elapsed());
+        call::perform(&self.inner.pool, left, call).await
+    }
+
     /// Makes the days ahead and drops those that are over, now and then.
     ///
     /// A failure is logged and no more: it keeps nobody from claiming or sweeping, a settlement makes its day
@@ -195,12 +209,13 @@ impl fmt::Debug for PostgresStore {
 
 impl Store for PostgresStore {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        let started = Instant::now();
         let joined = self.inner.claims.join(Insertion(claim.clone())).await?;
         let (met, doubt) = match joined {
             Outcome::Done(epoch) => return Ok(Claimed::Acquired(epoch)),
             Outcome::GoOn { doubt } => (true, doubt),
         };
-        self.perform(&claim::TakeClaim { claim, met })
+        self.perform_since(started, &claim::TakeClaim { claim, met })
             .await
             .map_err(|error| if doubt { error.in_doubt() } else { error })
     }
@@ -211,6 +226,7 @@ impl Store for PostgresStore {
         epoch: Epoch,
         settlement: &Settlement,
     ) -> Result<Settled, StoreError> {
+        let started = Instant::now();
         let mut doubt = false;
         if let Settlement::Completed(response) = settlement {
             let completion = Completion {
@@ -229,7 +245,7 @@ impl Store for PostgresStore {
             epoch,
             settlement,
         };
-        self.perform(&settle)
+        self.perform_since(started, &settle)
             .await
             .map_err(|error| if doubt { error.in_doubt() } else { error })
     }
