@@ -264,6 +264,34 @@ impl Policy {
                 }
             }
         }
+        let markers = self.replay_markers.iter();
+        let names = markers.map(|name| ("policy.replay-markers", name));
+        for (key, name) in names.chain([("policy.key-header", &self.key_header)]) {
+            if TAKEN.contains(&name.as_str()) {
+                found.push((key, format!("{name} has a meaning of its own in HTTP")));
+            }
+        }
         found
     }
 }
+
+/// Fields that are read by others: a key in them would be no key, and a marker would break the answer.
+const TAKEN: [&str; 17] = [
+    "authorization",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "date",
+    "expect",
+    "host",
+    "idempotency-outcome",
+    "location",
+    "set-cookie",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+];

@@ -54,6 +54,25 @@ fn a_value_that_loses_is_not_looked_at() {
 }
 
 #[test]
+fn fields_that_http_reads_hold_neither_keys_nor_markers() {
+    let policy =
+        "[policy]\nkey-header = 'Authorization'\nreplay-markers = ['x-a', 'Content-Length']";
+    let found = faults(sources(
+        &format!("{policy}\n[upstream]\nurl = 'http://a'"),
+        &[],
+        &[],
+    ));
+    let said = |fault: &str| found.iter().any(|found| found == fault);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(said(
+        "o.toml:2: policy.key-header: authorization has a meaning of its own in HTTP"
+    ));
+    assert!(said(
+        "o.toml:3: policy.replay-markers: content-length has a meaning of its own in HTTP"
+    ));
+}
+
+#[test]
 fn every_fault_is_found_at_once_with_its_place() {
     let file = "top = 1\n[listen]\naddress = '8080'\n[policy]\ndeadlin = '3s'\nretention = 24\n\
                 methods = [['POST']]\n[routes]\nx = 1";
