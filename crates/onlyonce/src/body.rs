@@ -30,39 +30,61 @@ pin_project! {
     #[derive(Debug)]
     pub struct RequestBody<B> {
         #[pin]
-        kind: RequestKind<B>,
-    }
-}
-
-pin_project! {
-    #[derive(Debug)]
-    #[project = RequestKindProj]
-    enum RequestKind<B> {
-        Streamed { #[pin] inner: B },
-        Buffered { #[pin] inner: Full<Bytes> },
+        source: Source<B>,
     }
 }
 
 impl<B> RequestBody<B> {
     pub(crate) fn buffered(bytes: Bytes) -> Self {
         Self {
-            kind: RequestKind::Buffered {
-                inner: Full::new(bytes),
-            },
+            source: Source::whole(bytes),
         }
     }
 }
 
-impl<B> From<B> for RequestBody<B> {
-    /// Wraps a body that is streamed as it is.
-    fn from(inner: B) -> Self {
+pin_project! {
+    /// The body that the layer's caller receives.
+    #[derive(Debug)]
+    pub struct ResponseBody<R> {
+        #[pin]
+        source: Source<R>,
+    }
+}
+
+impl<R> ResponseBody<R> {
+    pub(crate) fn whole(bytes: Bytes) -> Self {
         Self {
-            kind: RequestKind::Streamed { inner },
+            source: Source::whole(bytes),
+        }
+    }
+
+    pub(crate) fn captured(inner: Reader) -> Self {
+        Self {
+            source: Source::Captured { inner },
         }
     }
 }
 
-impl<B> Body for RequestBody<B>
+pin_project! {
+    /// Where a body's bytes come from.
+    #[derive(Debug)]
+    #[project = SourceProj]
+    enum Source<B> {
+        Streamed { #[pin] inner: B },
+        Whole { #[pin] inner: Full<Bytes> },
+        Captured { #[pin] inner: Reader },
+    }
+}
+
+impl<B> Source<B> {
+    fn whole(bytes: Bytes) -> Self {
+        Self::Whole {
+            inner: Full::new(bytes),
+        }
+    }
+}
+
+impl<B> Body for Source<B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
@@ -74,111 +96,70 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Poll::Ready(match self.project().kind.project() {
-            RequestKindProj::Streamed { inner } => {
+        Poll::Ready(match self.project() {
+            SourceProj::Streamed { inner } => {
                 ready!(inner.poll_frame(cx)).map(|frame| frame.map_err(Into::into))
             }
-            RequestKindProj::Buffered { inner } => {
+            SourceProj::Whole { inner } => {
                 ready!(inner.poll_frame(cx)).map(|frame| frame.map_err(|never| match never {}))
             }
+            SourceProj::Captured { inner } => ready!(inner.poll_frame(cx)),
         })
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            RequestKind::Streamed { inner } => inner.is_end_stream(),
-            RequestKind::Buffered { inner } => inner.is_end_stream(),
+        match self {
+            Self::Streamed { inner } => inner.is_end_stream(),
+            Self::Whole { inner } => inner.is_end_stream(),
+            Self::Captured { inner } => inner.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            RequestKind::Streamed { inner } => inner.size_hint(),
-            RequestKind::Buffered { inner } => inner.size_hint(),
+        match self {
+            Self::Streamed { inner } => inner.size_hint(),
+            Self::Whole { inner } => inner.size_hint(),
+            Self::Captured { inner } => inner.size_hint(),
         }
     }
 }
 
-pin_project! {
-    /// The body that the layer's caller receives.
-    #[derive(Debug)]
-    pub struct ResponseBody<R> {
-        #[pin]
-        kind: ResponseKind<R>,
-    }
-}
-
-pin_project! {
-    #[derive(Debug)]
-    #[project = ResponseKindProj]
-    enum ResponseKind<R> {
-        Streamed { #[pin] inner: R },
-        Whole { #[pin] inner: Full<Bytes> },
-        Captured { #[pin] inner: Reader },
-    }
-}
-
-impl<R> ResponseBody<R> {
-    pub(crate) fn whole(bytes: Bytes) -> Self {
-        Self {
-            kind: ResponseKind::Whole {
-                inner: Full::new(bytes),
-            },
-        }
-    }
-
-    pub(crate) fn captured(inner: Reader) -> Self {
-        Self {
-            kind: ResponseKind::Captured { inner },
-        }
-    }
-}
-
-impl<R> From<R> for ResponseBody<R> {
-    /// Wraps a body that is streamed as it is.
-    fn from(inner: R) -> Self {
-        Self {
-            kind: ResponseKind::Streamed { inner },
-        }
-    }
-}
-
-impl<R> Body for ResponseBody<R>
-where
-    R: Body<Data = Bytes>,
-    R::Error: Into<BoxError>,
-{
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Poll::Ready(match self.project().kind.project() {
-            ResponseKindProj::Streamed { inner } => {
-                ready!(inner.poll_frame(cx)).map(|frame| frame.map_err(Into::into))
+macro_rules! body_of_source {
+    ($name:ident) => {
+        impl<B> From<B> for $name<B> {
+            /// Wraps a body that is streamed as it is.
+            fn from(inner: B) -> Self {
+                Self {
+                    source: Source::Streamed { inner },
+                }
             }
-            ResponseKindProj::Whole { inner } => {
-                ready!(inner.poll_frame(cx)).map(|frame| frame.map_err(|never| match never {}))
+        }
+
+        impl<B> Body for $name<B>
+        where
+            B: Body<Data = Bytes>,
+            B::Error: Into<BoxError>,
+        {
+            type Data = Bytes;
+            type Error = BoxError;
+
+            fn poll_frame(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+                self.project().source.poll_frame(cx)
             }
-            ResponseKindProj::Captured { inner } => ready!(inner.poll_frame(cx)),
-        })
-    }
 
-    fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            ResponseKind::Streamed { inner } => inner.is_end_stream(),
-            ResponseKind::Whole { inner } => inner.is_end_stream(),
-            ResponseKind::Captured { inner } => inner.is_end_stream(),
-        }
-    }
+            fn is_end_stream(&self) -> bool {
+                self.source.is_end_stream()
+            }
 
-    fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            ResponseKind::Streamed { inner } => inner.size_hint(),
-            ResponseKind::Whole { inner } => inner.size_hint(),
-            ResponseKind::Captured { inner } => inner.size_hint(),
+            fn size_hint(&self) -> SizeHint {
+                self.source.size_hint()
+            }
         }
-    }
+    };
 }
+
+body_of_source!(RequestBody);
+body_of_source!(ResponseBody);

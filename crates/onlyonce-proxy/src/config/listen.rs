@@ -17,6 +17,8 @@ pub struct Listen {
     pub connections_max: u32,
     /// How long a request's head may take to arrive, and a connection may be unused.
     pub head_timeout: Duration,
+    /// How long a client may not read what is written to it, before its connection is cut.
+    pub write_timeout: Duration,
     /// The largest head of a request; 431 above.
     pub head_max: ByteSize,
     /// The most fields in a request's head; 431 above.
@@ -47,6 +49,7 @@ impl Listen {
             address: section.get("address", (Ipv4Addr::LOCALHOST, 8080).into()),
             connections_max: section.above_zero("connections-max", 10_000),
             head_timeout: section.above_zero("head-timeout", Duration::from_secs(30)),
+            write_timeout: section.above_zero("write-timeout", Duration::from_secs(60)),
             head_max: section.above_zero("head-max", ByteSize(64 << 10)),
             fields_max: section.above_zero("fields-max", 100),
             trusted_peers: section.get("trusted-peers", Vec::new()),
@@ -59,6 +62,7 @@ impl Listen {
         ListenerSettings {
             connections_max: in_memory(self.connections_max),
             head_timeout: self.head_timeout,
+            write_timeout: self.write_timeout,
             head_bytes_max: self.head_max.in_memory(),
             headers_max: in_memory(self.fields_max),
             drain: self.drain,
