@@ -116,12 +116,13 @@ impl Task {
             poll_fn(|cx| service.poll_ready(cx)).await?;
             service.call(request).await
         };
-        match forwarded.await {
-            Ok(response) => {
+        match AssertUnwindSafe(forwarded).catch_unwind().await {
+            Ok(Ok(response)) => {
                 self.line.write(Outcome::Unguarded, response.status());
                 Reply::Answered(response.map(ResponseBody::from))
             }
-            Err(error) => Reply::Failed(error),
+            Ok(Err(error)) => Reply::Failed(error),
+            Err(panic) => Reply::Panicked(panic),
         }
     }
 

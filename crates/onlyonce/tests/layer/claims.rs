@@ -38,6 +38,20 @@ async fn a_route_may_forward_without_a_store() {
     assert_eq!(upstream.effects(), 1);
 }
 
+/// As without the layer: the panic is the caller's, and no answer of ours is made of it.
+#[tokio::test(start_paused = true)]
+async fn a_service_that_panics_without_a_store_panics_its_caller() {
+    let upstream = Upstream::new(|_| async { panic!("the service fails") });
+    let store = FaultyStore::new();
+    store.claims.lock().unwrap().push_back(Fault::Refuse);
+    let policy = Policy::default().with_on_store_failure(OnStoreFailure::Forward);
+    let layer = IdempotencyLayer::new(store).with_policy(policy);
+    let service = layer.layer(upstream.clone());
+    let call = tokio::spawn(async move { send(&service, post("k", "{}")).await });
+    assert!(call.await.unwrap_err().is_panic());
+    assert_eq!(upstream.effects(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_ambiguous_claim_is_repeated_and_found_to_be_ones_own() {
     let upstream = Upstream::receipts();
