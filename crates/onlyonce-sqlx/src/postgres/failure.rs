@@ -5,6 +5,9 @@ use onlyonce::BoxError;
 use onlyonce::store::{StoreError, StoreErrorKind};
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
+/// The SQLSTATE: of the server, the database or the account.
+pub(super) const TOO_MANY_CONNECTIONS: &str = "53300";
+
 /// A failed try of a call.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -42,6 +45,19 @@ impl Failure {
             sqlstate: None,
             source: source.into(),
         }
+    }
+
+    /// The server has no connection to spare; nothing was sent.
+    pub(super) fn crowded(error: sqlx::Error) -> Self {
+        Self {
+            sqlstate: Some(TOO_MANY_CONNECTIONS.to_owned()),
+            ..Self::other(StoreErrorKind::Unavailable, error)
+        }
+    }
+
+    /// Whether the server has no connection to spare.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.sqlstate.as_deref() == Some(TOO_MANY_CONNECTIONS)
     }
 
     /// The row changed hands too often while we looked; nothing was written.
@@ -152,7 +168,7 @@ fn meaning(code: &str) -> (StoreErrorKind, bool) {
         "57P01" | "57P02" | "57P03" | "57P05" | "25006" | "25P03" => {
             (StoreErrorKind::Unavailable, true)
         }
-        "53300" | "58000" | "58030" => (StoreErrorKind::Unavailable, false),
+        TOO_MANY_CONNECTIONS | "58000" | "58030" => (StoreErrorKind::Unavailable, false),
         // Disk full, out of memory, a limit of the configuration.
         "53000" | "53100" | "53200" | "53400" => (StoreErrorKind::Full, false),
         // Tables, columns or functions that are not there: a schema of another version, or none.

@@ -10,15 +10,19 @@
 //! A backend does not notice that its client has left while it waits for a standby. So a connection whose
 //! call was dropped is kept, aside, until its server answers: as many as there are connections for calls,
 //! and when they are used up, in place of those. A cluster without its standby is then not flooded (F11).
+//!
+//! A server with fewer connections to spare than this pool may have is no failure: calls wait for those that
+//! there are, and now and then one asks for more.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use onlyonce::store::StoreErrorKind;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::failure::Failure;
 use super::primary::Primary;
@@ -33,6 +37,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(1);
 const IDLE_MAX: Duration = Duration::from_secs(300);
 /// After this long without an answer a connection whose call was dropped is closed all the same.
 const ABANDONED_MAX: Duration = Duration::from_secs(600);
+/// A server that has no connection to spare is asked again after it.
+const CROWDED_FOR: Duration = Duration::from_secs(1);
 /// Connections are renewed, so that a server that joined gets its share and memory is given back.
 const AGE_MAX: Duration = Duration::from_secs(1_800);
 
@@ -50,6 +56,12 @@ pub(super) struct Pool {
 struct Shared {
     /// The connections that nobody uses; the one used last is on top.
     idle: Mutex<Vec<Idle>>,
+    /// Told when a connection comes back.
+    freed: Notify,
+    /// Held by each connection, idle or not: its count is one more than theirs.
+    open: Arc<()>,
+    /// Until when the server is not asked for another connection.
+    crowded_until: Mutex<Option<Instant>>,
     /// Raised when the server went away: connections of before are not used again.
     generation: AtomicU64,
     /// Room aside for connections whose call was dropped.
@@ -67,6 +79,7 @@ struct Live {
     session: Session,
     generation: u64,
     born: Instant,
+    _open: Arc<()>,
 }
 
 /// A connection in use. [`give_back`](Self::give_back) keeps it, [`close`](Self::close) closes it, and
@@ -88,6 +101,9 @@ impl Pool {
             permits: Arc::new(Semaphore::new(connections)),
             shared: Arc::new(Shared {
                 idle: Mutex::default(),
+                freed: Notify::new(),
+                open: Arc::default(),
+                crowded_until: Mutex::default(),
                 generation: AtomicU64::new(0),
                 abandoned: Arc::new(Semaphore::new(connections)),
             }),
@@ -100,18 +116,32 @@ impl Pool {
             .acquire_owned()
             .await
             .map_err(|closed| Failure::other(StoreErrorKind::Unavailable, closed))?;
-        while let Some(idle) = self.shared.take_idle() {
-            let rested = idle.since.elapsed();
-            let mut borrowed = self.lend(idle.live, permit);
-            if rested < TRUSTED_FOR || borrowed.answers().await {
-                return Ok(borrowed);
+        loop {
+            while let Some(idle) = self.shared.take_idle() {
+                let rested = idle.since.elapsed();
+                let mut borrowed = self.lend(idle.live, permit);
+                if rested < TRUSTED_FOR || borrowed.answers().await {
+                    return Ok(borrowed);
+                }
+                // The others rested longer, and would each cost as much time.
+                self.server_gone(borrowed.generation());
+                permit = borrowed.close();
             }
-            // The others rested longer, and would each cost as much time.
-            self.server_gone(borrowed.generation());
-            permit = borrowed.close();
+            if let Some(until) = self.shared.crowded_until() {
+                self.shared.wait_for_idle(until).await;
+                continue;
+            }
+            match self.connect().await {
+                Err(failure) if failure.is_crowded() && self.shared.has_open() => {
+                    self.shared.ask_no_more();
+                }
+                connected => {
+                    let live = connected?;
+                    *self.shared.crowded() = None;
+                    return Ok(self.lend(live, permit));
+                }
+            }
         }
-        let live = self.connect().await?;
-        Ok(self.lend(live, permit))
     }
 
     /// Closes what is idle, and what is in use once it comes back: the server of this connection went away.
@@ -137,6 +167,7 @@ impl Pool {
             session: Session::new(connection, self.begin.clone()),
             generation,
             born: Instant::now(),
+            _open: Arc::clone(&self.shared.open),
         })
     }
 
@@ -170,6 +201,7 @@ impl Borrowed {
             idle.retain(|idle| idle.since.elapsed() < IDLE_MAX);
             idle.push(Idle { live, since });
         }
+        self.shared.freed.notify_one();
         // Only now may another be opened.
         drop(permit);
     }
@@ -218,6 +250,46 @@ impl Drop for Borrowed {
 impl Shared {
     fn take_idle(&self) -> Option<Idle> {
         self.idle().pop()
+    }
+
+    fn has_open(&self) -> bool {
+        Arc::strong_count(&self.open) > 1
+    }
+
+    fn ask_no_more(&self) {
+        let until = Instant::now() + CROWDED_FOR;
+        if self.crowded().replace(until).is_none() {
+            tracing::warn!(
+                "postgres has no connection to spare; calls wait for the connections that there are"
+            );
+        }
+    }
+
+    /// Returns when there may be an idle connection, or the time is over.
+    async fn wait_for_idle(&self, until: Instant) {
+        let mut freed = pin!(self.freed.notified());
+        // Before looking: what comes back after the look is told to us.
+        freed.as_mut().enable();
+        if self.idle().is_empty() {
+            let _ = timeout_at(until, freed).await;
+        }
+    }
+
+    /// `None` where another connection may be asked for: of those that wait, the first one does.
+    fn crowded_until(&self) -> Option<Instant> {
+        let mut until = self.crowded();
+        let waits = until.filter(|until| Instant::now() < *until && self.has_open());
+        if waits.is_none() && until.is_some() {
+            *until = self.has_open().then(|| Instant::now() + CROWDED_FOR);
+        }
+        waits
+    }
+
+    fn crowded(&self) -> MutexGuard<'_, Option<Instant>> {
+        // One value is written at once.
+        self.crowded_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {

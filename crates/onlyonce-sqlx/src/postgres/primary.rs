@@ -16,7 +16,7 @@ use sqlx::{ConnectOptions, Row, raw_sql};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use super::failure::Failure;
+use super::failure::{Failure, TOO_MANY_CONNECTIONS};
 use super::settings::{Settings, address};
 
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -47,16 +47,14 @@ impl From<sqlx::Error> for Refused {
     fn from(error: sqlx::Error) -> Self {
         // What PgBouncer says to a start-up packet with options that it does not track. (Its code, 08P01,
         // it gives to whatever goes wrong.)
-        let untracked = match &error {
-            sqlx::Error::Database(error) => {
-                error.message().starts_with("unsupported startup parameter")
+        match error.as_database_error() {
+            Some(said) if said.message().starts_with("unsupported startup parameter") => {
+                Self::Pooler(error)
             }
-            _ => false,
-        };
-        if untracked {
-            Self::Pooler(error)
-        } else {
-            Self::Connect(error)
+            Some(said) if said.code().is_some_and(|code| code == TOO_MANY_CONNECTIONS) => {
+                Self::Crowded(error)
+            }
+            _ => Self::Connect(error),
         }
     }
 }
@@ -70,6 +68,8 @@ pub(super) struct NoPrimary(Vec<String>);
 enum Refused {
     #[error("{0}")]
     Connect(sqlx::Error),
+    #[error("{0}")]
+    Crowded(sqlx::Error),
     #[error("{0}; behind a pooler in transaction mode, the store's URL needs `pooler=transaction`")]
     Pooler(sqlx::Error),
     #[error("no answer within {0:?}")]
@@ -92,13 +92,13 @@ impl Primary {
 
     /// A fresh connection to the primary.
     pub(super) async fn connect(&self) -> Result<PgConnection, Failure> {
-        if let Some(connection) = self.connect_to_known().await {
-            return Ok(connection);
+        if let Some(connected) = self.connect_to_known().await {
+            return connected;
         }
         let mut search = self.search.lock().await;
         // It may have been found while we waited.
-        if let Some(connection) = self.connect_to_known().await {
-            return Ok(connection);
+        if let Some(connected) = self.connect_to_known().await {
+            return connected;
         }
         if let Some((failure, until)) = &search.failed
             && Instant::now() < *until
@@ -122,11 +122,14 @@ impl Primary {
         }
     }
 
-    async fn connect_to_known(&self) -> Option<PgConnection> {
+    /// `None` where the primary is not known, or not any more.
+    async fn connect_to_known(&self) -> Option<Result<PgConnection, Failure>> {
         let known = self.known.load(Ordering::Acquire);
         let target = self.targets.get(known)?;
         match self.try_target(target).await {
-            Ok(connection) => Some(connection),
+            Ok(connection) => Some(Ok(connection)),
+            // It is there, and no other would do.
+            Err(Refused::Crowded(error)) => Some(Err(Failure::crowded(error))),
             Err(refused) => {
                 tracing::debug!(server = %address(target), %refused, "postgres primary lost");
                 // Unless somebody has found another one meanwhile.

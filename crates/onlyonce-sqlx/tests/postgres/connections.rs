@@ -102,6 +102,33 @@ async fn a_commit_whose_answer_is_lost_is_found_done() {
     cut.happened(1).await;
 }
 
+/// The server lets the account have fewer connections than the store would take: calls wait for those.
+#[tokio::test]
+async fn a_server_with_few_connections_to_spare_refuses_no_claim() {
+    let f = Postgres::fresh().await;
+    let role = format!("few_of_{}", f.database.name());
+    f.run(&format!(
+        "create role {role} login connection limit 2; \
+         grant usage on schema clock to {role}; grant select on clock.moved to {role}; \
+         grant select, insert, update, delete on all tables in schema public to {role}"
+    ))
+    .await;
+    let url = f
+        .database
+        .url()
+        .replacen("postgres@", &format!("{role}@"), 1);
+    let store = PostgresStore::open(settings(&url));
+    let mut claiming = tokio::task::JoinSet::new();
+    acquired(store.claim(&claim(0)).await);
+    for number in 1..200 {
+        let store = store.clone();
+        claiming.spawn(async move { acquired(store.claim(&claim(number)).await) });
+    }
+    within("all are acquired", claiming.join_all()).await;
+    drop(store);
+    f.run(&format!("drop owned by {role}")).await;
+}
+
 /// An operator's decision names the record as it was seen. Its answer is lost, and a client makes use of the
 /// freed key at once: repeated, the decision would fall on the new owner's record.
 #[tokio::test]
