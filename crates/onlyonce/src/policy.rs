@@ -99,6 +99,7 @@ pub struct Policy {
     pub(crate) request_bytes_max: usize,
     pub(crate) response_bytes_max: usize,
     pub(crate) body_idle_max: Duration,
+    pub(crate) body_total_max: Duration,
     pub(crate) deadline: Duration,
     pub(crate) retention: Duration,
     pub(crate) on_duplicate: OnDuplicate,
@@ -129,6 +130,7 @@ impl Default for Policy {
             request_bytes_max: 8 << 20,
             response_bytes_max: 8 << 20,
             body_idle_max: Duration::from_secs(30),
+            body_total_max: Duration::from_secs(5 * 60),
             deadline: Duration::from_secs(60),
             retention: Duration::from_secs(24 * 60 * 60),
             on_duplicate: OnDuplicate::Reject,
@@ -292,6 +294,13 @@ impl Policy {
     #[must_use]
     pub fn with_body_idle_max(mut self, limit: Duration) -> Self {
         self.body_idle_max = limit;
+        self
+    }
+
+    /// How long an upload may take in all before it is given up with 408. Default: 5 min.
+    #[must_use]
+    pub fn with_body_total_max(mut self, limit: Duration) -> Self {
+        self.body_total_max = limit;
         self
     }
 

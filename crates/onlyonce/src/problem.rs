@@ -26,6 +26,7 @@ use http::header::{
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
+use crate::classify::OUTCOME;
 use crate::policy::Policy;
 use crate::record::RecordId;
 
@@ -128,6 +129,9 @@ impl Problem {
         headers.insert(name, HeaderValue::from_static(should_retry));
         if let Some(seconds) = self.retry_after_seconds() {
             headers.insert(RETRY_AFTER, seconds.into());
+        }
+        if let Some(outcome) = self.code.outcome() {
+            headers.insert(OUTCOME, HeaderValue::from_static(outcome));
         }
         response
     }

@@ -1,6 +1,7 @@
 //! O: what an outcome does to its key.
 
 use onlyonce_test::client::Response;
+use onlyonce_test::event::{Gate, within};
 use onlyonce_test::upstream::{At, Break, Legacy, Reply, refusing_addr};
 
 use crate::support::*;
@@ -184,6 +185,31 @@ async fn o18_o21_reexecute_before_a_service_with_keys_of_its_own() {
     assert_eq!((second.status, second.text()), (201, "its own replay"));
     replayed(&second, &site.ask(post("k")).await);
     assert_eq!((site.legacy.requests(), site.legacy.effects()), (3, 1));
+}
+
+/// O19, U7: "in progress" is no outcome either, and another onlyonce behind this one says so itself.
+#[tokio::test]
+async fn o19_u7_guards_can_stand_one_behind_the_other() {
+    let inner = Site::start().await;
+    let upstream = format!("http://{}", inner.proxy.addr());
+    let gate = Gate::default();
+    let held = Reply::new(201).body("one charge").held_at(&gate);
+    inner.legacy.script(held);
+    let first_outer = serve(&upstream, "memory:", &[]).start().await;
+    let second_outer = serve(&upstream, "memory:", &[]).start().await;
+    let first = tokio::spawn(async move { ask(&first_outer, post("k")).await });
+    inner.legacy.wait_for_effects(1).await;
+    let early = ask(&second_outer, post("k")).await;
+    problem(&early, 409, "request-in-progress");
+    assert_eq!(early.fields.get("idempotency-outcome"), None, "O19");
+    gate.open();
+    let first = within("the first answer", first)
+        .await
+        .expect("it is given");
+    assert_eq!((first.status, first.text()), (201, "one charge"));
+    let later = ask(&second_outer, post("k")).await;
+    assert_eq!((later.status, later.text()), (201, "one charge"));
+    assert_eq!(inner.legacy.effects(), 1);
 }
 
 /// O14: the client sees a broken answer as broken, never as complete.

@@ -70,6 +70,8 @@ pub struct Policy {
     pub response_max: ByteSize,
     /// How long an upload may pause.
     pub body_idle_max: Duration,
+    /// How long an upload may take in all.
+    pub body_total_max: Duration,
     /// A page for people, linked from errors about keys.
     pub documentation: Option<HeaderValue>,
     /// The name in `Proxy-Status` fields.
@@ -168,6 +170,7 @@ impl Policy {
             request_max: section.get("request-max", ByteSize(8 << 20)),
             response_max: section.get("response-max", ByteSize(8 << 20)),
             body_idle_max: section.above_zero("body-idle-max", Duration::from_secs(30)),
+            body_total_max: section.above_zero("body-total-max", Duration::from_secs(300)),
             documentation: section.optional("documentation"),
             proxy_name: section.optional("proxy-name"),
         }
@@ -220,6 +223,7 @@ impl Policy {
             .with_request_bytes_max(self.request_max.in_memory())
             .with_response_bytes_max(self.response_max.in_memory())
             .with_body_idle_max(self.body_idle_max)
+            .with_body_total_max(self.body_total_max)
     }
 
     fn syntax(&self) -> KeySyntax {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::CONTENT_LENGTH;
 use http::response::Parts;
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
@@ -48,7 +48,7 @@ impl Task {
         let status = parts.status;
         let kept = self.policy.response_headers.record(&parts.headers);
         let mut capture = Capture::new(self.policy.response_bytes_max, &self.resources.captured);
-        if has_no_body(&parts, &body) {
+        if has_no_body(&self.line.method, &parts, &body) {
             return self.keep_head(epoch, parts, answer).await;
         }
         let exact = exact_length(&parts, &body);
@@ -173,11 +173,15 @@ fn conclude(settled: Held, clean: Result<(), BoxError>) -> (Outcome, Result<(), 
     }
 }
 
-fn has_no_body<R: Body>(parts: &Parts, body: &R) -> bool {
-    matches!(
+/// Whether the head is the whole response. One that declares a length and has no byte of it is broken off.
+fn has_no_body<R: Body>(method: &Method, parts: &Parts, body: &R) -> bool {
+    let bodiless = matches!(
         parts.status,
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-    ) || body.is_end_stream()
+    );
+    bodiless
+        || method == Method::HEAD
+        || body.is_end_stream() && exact_length(parts, body).is_none_or(|length| length == 0)
 }
 
 fn exact_length<R: Body>(parts: &Parts, body: &R) -> Option<u64> {

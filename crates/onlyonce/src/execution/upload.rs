@@ -21,8 +21,29 @@ pub(super) struct Upload {
     pub(super) reserved: Reservation,
 }
 
-/// Reads the whole body.
+/// Reads the whole body, within the policy's limits of size and time.
+///
+/// The limit on the whole is for those who send nearly everything and then a byte now and then: each holds
+/// memory that all uploads share.
 pub(super) async fn read<B>(
+    policy: &Policy,
+    budget: &Budget,
+    headers: &HeaderMap,
+    body: B,
+) -> Result<Upload, Problem>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    tokio::time::timeout(
+        policy.body_total_max,
+        read_all(policy, budget, headers, body),
+    )
+    .await
+    .unwrap_or_else(|_elapsed| Err(Problem::new(Code::BodyTimeout)))
+}
+
+async fn read_all<B>(
     policy: &Policy,
     budget: &Budget,
     headers: &HeaderMap,

@@ -103,6 +103,16 @@ impl Code {
         )
     }
 
+    /// What the answer says of its request's execution, for another guard in front of this one: without it
+    /// that guard would record "in progress" as the outcome. `None`: it is the answer, and may be recorded.
+    pub(super) const fn outcome(self) -> Option<&'static str> {
+        match self {
+            Self::OutcomeUnknown | Self::UpstreamTimeout | Self::UpstreamFailed => Some("unknown"),
+            _ if self.retryable() => Some("not-executed"),
+            _ => None,
+        }
+    }
+
     /// A short summary, the same every time (RFC 9457 section 3.1.3).
     pub const fn title(self) -> &'static str {
         match self {

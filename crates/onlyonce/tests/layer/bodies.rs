@@ -2,6 +2,7 @@
 
 use http_body_util::BodyExt;
 use onlyonce::Policy;
+use onlyonce::body::RequestBody;
 use tokio::sync::mpsc;
 use tower::Layer;
 
@@ -216,4 +217,39 @@ async fn uploads_beyond_what_all_may_hold_are_refused_and_claim_nothing() {
     assert_eq!(read(soon(first).await.unwrap()).await.0, 201);
     // What was forwarded gave its room back.
     assert_eq!(read(send(&service, post("b", "123")).await).await.0, 201);
+}
+
+#[tokio::test]
+async fn an_empty_body_that_declares_a_length_is_broken() {
+    let upstream = Upstream::new(async |_| {
+        let mut response = created(TestBody::empty());
+        response.headers_mut().insert("content-length", 5.into());
+        response
+    });
+    let service = guard(&upstream);
+    let answer = send(&service, post("k", "{}")).await;
+    assert!(soon(answer.into_body().collect()).await.is_err(), "O14");
+    let retry = send(&service, post("k", "{}")).await;
+    assert_eq!(code(retry).await, (409, "outcome-unknown".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_trickles_is_given_up_after_a_while() {
+    let inner = tower::service_fn(|_: http::Request<RequestBody<TestBody>>| async {
+        panic!("nothing is forwarded before the whole body is here");
+        #[expect(unreachable_code, reason = "it names the type")]
+        Ok::<_, std::convert::Infallible>(created(TestBody::empty()))
+    });
+    let service = layer(Policy::default()).layer(inner);
+    let (feed, body) = TestBody::fed();
+    let trickle = tokio::spawn(async move {
+        loop {
+            feed.data("x");
+            tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+        }
+    });
+    let request = post("k", "").map(|_| body);
+    let answer = tower::ServiceExt::oneshot(service, request).await.unwrap();
+    assert_eq!(code(answer).await, (408, "body-timeout".into()));
+    trickle.abort();
 }
