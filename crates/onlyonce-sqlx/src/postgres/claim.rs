@@ -100,7 +100,8 @@ const TAKE_OVER: &str = durable!(
      returning epoch"
 );
 
-async fn insert(session: &mut Session, claim: &Claim) -> Result<Option<Epoch>, Failure> {
+/// Inserts a record that nobody has yet; `None` where somebody has.
+pub(super) async fn insert(session: &mut Session, claim: &Claim) -> Result<Option<Epoch>, Failure> {
     let row = session.fetch(bind(INSERT, claim)).await?;
     row.map(|row| epoch(&row)).transpose()
 }

@@ -3,9 +3,9 @@
 //! Where it changes no row, the row is read to find out why: it says so already (the first try's answer was
 //! lost), it is somebody else's by now, or it is gone, lost in a failover, and is written anew.
 
-use onlyonce::Epoch;
 use onlyonce::store::decision::{SettleDecision, decide_settle};
 use onlyonce::store::{Claim, Settled, Settlement};
+use onlyonce::{Epoch, RecordId, Token};
 use sqlx::query;
 
 use super::call::Call;
@@ -118,6 +118,22 @@ const RELEASE: &str = durable!(
     " update onlyonce_records set state = 0, settled_at = statement_timestamp() from durable \
      where id = $1 and token = $2 and epoch = $3 and state in (1, 3) returning epoch"
 );
+
+/// Completes a record that is its owner's still; whether it was.
+pub(super) async fn complete_one(
+    session: &mut Session,
+    id: RecordId,
+    token: Token,
+    epoch: Epoch,
+    response: &[u8],
+) -> Result<bool, Failure> {
+    let statement = query(COMPLETE)
+        .bind(Uuid(*id.as_bytes()))
+        .bind(Uuid(*token.as_bytes()))
+        .bind(epoch_number(epoch)?)
+        .bind(response);
+    Ok(session.fetch(statement).await?.is_some())
+}
 
 impl Settle<'_> {
     /// Whether a row was written.

@@ -7,6 +7,7 @@ use onlyonce::store::Claim;
 use onlyonce::{Epoch, RecordId};
 use sqlx::{Row, query};
 
+use super::super::claim::insert;
 use super::super::failure::Failure;
 use super::super::id::Uuid;
 use super::super::row::{epoch, micros};
@@ -41,6 +42,10 @@ impl Grouped for Insertion {
     }
 
     async fn write(group: &[Self], session: &mut Session) -> Result<Vec<Option<Epoch>>, Failure> {
+        // A statement for many is planned anew each time; one that is alone is spared that.
+        if let [only] = group {
+            return Ok(vec![insert(session, &only.0).await?]);
+        }
         fn column<T>(group: &[Insertion], of: impl Fn(&Claim) -> T) -> Vec<T> {
             group.iter().map(|insertion| of(&insertion.0)).collect()
         }

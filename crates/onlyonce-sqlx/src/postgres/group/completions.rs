@@ -11,6 +11,7 @@ use super::super::failure::Failure;
 use super::super::id::Uuid;
 use super::super::row::epoch_number;
 use super::super::session::Session;
+use super::super::settle::complete_one;
 use super::{Grouped, durable_group};
 
 /// A record's completion. Done where token, epoch and state are what they should be; else somebody has to
@@ -71,6 +72,10 @@ impl Grouped for Completion {
 }
 
 async fn complete(group: &[Completion], session: &mut Session) -> Result<Vec<Option<()>>, Failure> {
+    if let [only] = group {
+        let settled = complete_one(session, only.id, only.token, only.epoch, &only.response);
+        return Ok(vec![settled.await?.then_some(())]);
+    }
     let ids = group.iter().map(|write| Uuid(*write.id.as_bytes()));
     let tokens = group.iter().map(|write| Uuid(*write.token.as_bytes()));
     let epochs = group.iter().map(|write| epoch_number(write.epoch));
