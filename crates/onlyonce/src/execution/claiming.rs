@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::settling::{Backoff, TRY_MAX};
 use crate::evidence::Deadline;
 use crate::resources::Resources;
-use crate::store::{Claim, Claimed, Settlement, Store, StoreError, StoreErrorKind};
+use crate::store::{Claim, Claimed, OnUnknown, Settlement, Store, StoreError, StoreErrorKind};
 
 /// A claim that was not taken, and whether it may have been written all the same.
 pub(super) struct NotClaimed {
@@ -50,6 +50,11 @@ pub(super) async fn claim(
 
 /// Finds out what became of an ambiguous claim and releases it; ends when the store has said so.
 pub(super) async fn abandon(resources: Arc<Resources>, claim: Claim) {
+    // It wants its own record back and no other: one whose outcome is unknown is not its to free.
+    let claim = Claim {
+        on_unknown: OnUnknown::Hold,
+        ..claim
+    };
     let until = Instant::now() + claim.retention;
     let mut backoff = Backoff::default();
     let released = async {

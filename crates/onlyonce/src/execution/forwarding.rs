@@ -52,6 +52,9 @@ enum Ended<E> {
     Panicked(Box<dyn Any + Send>),
 }
 
+/// What the log says where the service gave no status: it failed or panicked.
+const FAILED: StatusCode = StatusCode::INTERNAL_SERVER_ERROR;
+
 type Answer<R, E> = oneshot::Sender<Reply<R, E>>;
 
 impl Task {
@@ -142,8 +145,14 @@ impl Task {
         let ready = AssertUnwindSafe(poll_fn(|cx| service.poll_ready(cx))).catch_unwind();
         match timeout_at(self.deadline.start_by(), ready).await {
             Ok(Ok(Ok(()))) if self.may_start() => {}
-            Ok(Ok(Err(error))) => return self.unsent(epoch, Reply::Failed(error), answer).await,
-            Ok(Err(panic)) => return self.unsent(epoch, Reply::Panicked(panic), answer).await,
+            Ok(Ok(Err(error))) => {
+                self.line.write(Outcome::Released, FAILED);
+                return self.unsent(epoch, Reply::Failed(error), answer).await;
+            }
+            Ok(Err(panic)) => {
+                self.line.write(Outcome::Released, FAILED);
+                return self.unsent(epoch, Reply::Panicked(panic), answer).await;
+            }
             Ok(Ok(Ok(()))) | Err(_) => {
                 let reply = self.problem(Outcome::StoreUnavailable, too_late());
                 return self.unsent(epoch, reply, answer).await;
@@ -193,8 +202,8 @@ impl Task {
                 let status = problem.status();
                 (Reply::Problem(problem), status)
             }
-            Ended::Failed(error) => (Reply::Failed(error), StatusCode::INTERNAL_SERVER_ERROR),
-            Ended::Panicked(panic) => (Reply::Panicked(panic), StatusCode::INTERNAL_SERVER_ERROR),
+            Ended::Failed(error) => (Reply::Failed(error), FAILED),
+            Ended::Panicked(panic) => (Reply::Panicked(panic), FAILED),
         };
         self.line.write(Outcome::Unknown, status);
         self.settle_then(epoch, &Settlement::Unknown, |_| {

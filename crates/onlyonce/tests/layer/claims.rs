@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use onlyonce::policy::OnStoreFailure;
+use onlyonce::store::OnUnknown;
 use onlyonce::store::operator::{Filter, Operator};
 use onlyonce::{IdempotencyLayer, Limits, Policy, StoredState};
 use tower::Layer;
@@ -171,4 +172,22 @@ async fn a_claim_granted_past_half_the_deadline_sends_nothing_and_frees_the_key(
     assert_eq!(upstream.effects(), 0);
     assert_eq!(send(&service, post("k", "{}")).await.status(), 201);
     assert_eq!(upstream.effects(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abandoned_claim_does_not_free_what_is_unknown() {
+    let upstream = Upstream::new(|_| std::future::pending());
+    let store = FaultyStore::new();
+    let policy = Policy::default().with_on_unknown(OnUnknown::Reexecute);
+    let layer = IdempotencyLayer::new(store.clone()).with_policy(policy);
+    let service = layer.layer(upstream.clone());
+    assert_eq!(code(send(&service, post("k", "{}")).await).await.0, 504);
+    store.claims.lock().unwrap().extend([Fault::LoseCall; 40]);
+    assert_eq!(code(send(&service, post("k", "{}")).await).await.0, 503);
+    assert!(layer.drain(Duration::from_secs(600)).await);
+    let unknown = Filter {
+        state: Some(StoredState::Unknown),
+        limit: 10,
+    };
+    assert_eq!(store.inner.list(&unknown).await.unwrap().len(), 1);
 }

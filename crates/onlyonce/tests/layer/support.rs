@@ -220,6 +220,8 @@ pub enum Fault {
     Refuse,
     /// Does it, and says that it failed.
     LoseReply,
+    /// Does nothing, and nobody can tell.
+    LoseCall,
     /// Does it, and answers only after so many seconds.
     Late(u64),
 }
@@ -278,6 +280,7 @@ impl Store for FaultyStore {
                 self.inner.claim(claim).await?;
                 Err(unavailable())
             }
+            Some(Fault::LoseCall) => Err(unavailable()),
             Some(Fault::Late(seconds)) => {
                 let claimed = self.inner.claim(claim).await;
                 tokio::time::sleep(Duration::from_secs(seconds)).await;
@@ -297,7 +300,7 @@ impl Store for FaultyStore {
         let fault = self.settlements.lock().unwrap().pop_front();
         let settled = match fault {
             None | Some(Fault::Late(_)) => self.inner.settle(claim, epoch, settlement).await,
-            Some(Fault::Refuse) => Err(unavailable()),
+            Some(Fault::Refuse | Fault::LoseCall) => Err(unavailable()),
             Some(Fault::LoseReply) => {
                 self.inner.settle(claim, epoch, settlement).await?;
                 Err(unavailable())
