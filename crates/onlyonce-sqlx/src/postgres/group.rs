@@ -223,10 +223,14 @@ fn next_group<W: Grouped>(arrived: &mut Vec<Waiting<W>>) -> Vec<Waiting<W>> {
 async fn send<W: Grouped>(pool: &Pool, call_timeout: Duration, group: Vec<Waiting<W>>) {
     let (writes, callers): (Vec<_>, Vec<_>) =
         group.into_iter().map(|w| (w.write, w.caller)).unzip();
-    match call::perform(pool, call_timeout, &Group(&writes)).await {
-        Ok(outcomes) => {
-            for (caller, done) in callers.into_iter().zip(outcomes) {
-                let outcome = done.map_or(Outcome::GoOn { doubt: false }, Outcome::Done);
+    let group = Group {
+        writes: &writes,
+        tried: AtomicBool::new(false),
+    };
+    match call::perform(pool, call_timeout, &group).await {
+        Ok(Answer { written, doubt }) => {
+            for (caller, done) in callers.into_iter().zip(written) {
+                let outcome = done.map_or(Outcome::GoOn { doubt }, Outcome::Done);
                 let _ = caller.send(Ok(outcome));
             }
         }
@@ -246,20 +250,32 @@ async fn send<W: Grouped>(pool: &Pool, call_timeout: Duration, group: Vec<Waitin
     }
 }
 
-struct Group<'a, W>(&'a [W]);
+struct Group<'a, W> {
+    writes: &'a [W],
+    tried: AtomicBool,
+}
+
+struct Answer<T> {
+    written: Vec<Option<T>>,
+    /// Whether an earlier try may have written what this one found written.
+    doubt: bool,
+}
 
 impl<W: Grouped> Call for Group<'_, W> {
-    type Output = Vec<Option<W::Done>>;
+    type Output = Answer<W::Done>;
 
     async fn run(&self, session: &mut Session) -> Result<Self::Output, Failure> {
-        W::write(self.0, session).await.map_err(|mut failure| {
+        let doubt = self.tried.swap(true, Ordering::Relaxed);
+        match W::write(self.writes, session).await {
+            Ok(written) => Ok(Answer { written, doubt }),
             // One row is held by somebody: the others need not wait for it once more.
-            if failure.is_lock_timeout() {
+            Err(mut failure) if failure.is_lock_timeout() => {
                 failure.kind = StoreErrorKind::Other;
                 failure.retry = false;
+                Err(failure)
             }
-            failure
-        })
+            Err(failure) => Err(failure),
+        }
     }
 }
 

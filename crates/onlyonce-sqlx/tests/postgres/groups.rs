@@ -1,5 +1,7 @@
 //! Group commit: what calls share, and what each keeps for itself.
 
+use std::time::Duration;
+
 use onlyonce::Epoch;
 use onlyonce::store::{Claim, Claimed, Present, Settled, Store, StoreErrorKind};
 use onlyonce_sqlx::PostgresStore;
@@ -254,7 +256,7 @@ async fn what_needs_no_commit_gets_past_a_group_that_hangs() {
 async fn a_call_that_no_group_took_along_in_time_was_not_applied() {
     let f = Postgres::fresh().await;
     let fault = PgFault::start(&f.database.url()).await;
-    let short = std::time::Duration::from_millis(600);
+    let short = Duration::from_millis(600);
     let store = PostgresStore::open(settings(fault.url()).with_call_timeout(short));
     acquired(store.claim(&claim(1)).await);
     let gate = Gate::default();
@@ -278,4 +280,39 @@ async fn a_call_that_no_group_took_along_in_time_was_not_applied() {
         Err(_) => assert_eq!(f.second.find(&claim(3).id).await.unwrap(), None),
     }
     gate.open();
+}
+
+/// The first try of a group wrote and lost its answer, the second one met what the first had written, and its
+/// call then found no connection to look who that was: it may not say that nothing was written.
+#[tokio::test]
+async fn a_call_whose_group_was_repeated_is_in_doubt_until_it_has_looked() {
+    let f = Postgres::fresh().await;
+    let fault = PgFault::start(&f.database.url()).await;
+    let settings = settings(fault.url()).with_connections(1);
+    let store = PostgresStore::open(settings.with_call_timeout(Duration::from_secs(1)));
+    let cut = fault.on_next(insertion, Action::CutAfter);
+    let met = Gate::default();
+    let repeated = fault.on_next(insertion, Action::Hold(met.clone()));
+    let owner = claim(1);
+    let claiming = {
+        let (store, owner) = (store.clone(), owner.clone());
+        tokio::spawn(async move { store.claim(&owner).await })
+    };
+    cut.happened(1).await;
+    repeated.happened(1).await;
+    // Next in line for the only connection, which it keeps.
+    let never = Gate::default();
+    fault.on_next(
+        |sql| sql.starts_with("select token"),
+        Action::Hold(never.clone()),
+    );
+    let reading = tokio::spawn(async move { store.find(&claim(2).id).await });
+    tokio::task::yield_now().await;
+    met.open();
+    let error = within("the claim", claiming).await.unwrap().unwrap_err();
+    let found = f.second.find(&owner.id).await.unwrap();
+    assert!(matches!(found, Some(Present::InFlight { .. })));
+    assert!(error.may_have_applied());
+    never.open();
+    let _ = within("the call that had the connection", reading).await;
 }
