@@ -17,7 +17,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use onlyonce::RecordId;
@@ -81,18 +81,34 @@ pub(super) struct Lane<W: Grouped> {
     on_its_way: OnItsWay,
 }
 
-/// Since when a group is on its way.
+/// Since when a group's statement is on its way. Waiting for a connection does not count: calls that go on
+/// alone wait for the same connections, and would keep the next group from getting one.
 #[derive(Clone, Default)]
 struct OnItsWay(Arc<Mutex<Option<Instant>>>);
 
+/// A statement that is on its way until this is dropped.
+struct Sent<'a>(&'a OnItsWay);
+
 impl OnItsWay {
-    fn set(&self, since: Option<Instant>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    fn sent(&self) -> Sent<'_> {
+        *self.since() = Some(Instant::now());
+        Sent(self)
     }
 
     fn is_stalled(&self) -> bool {
-        let since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        since.is_some_and(|since| since.elapsed() > STALLED_AFTER)
+        self.since()
+            .is_some_and(|since| since.elapsed() > STALLED_AFTER)
+    }
+
+    fn since(&self) -> MutexGuard<'_, Option<Instant>> {
+        // One value is written at once.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        *self.0.since() = None;
     }
 }
 
@@ -123,6 +139,11 @@ impl<W: Grouped> Lane<W> {
     ///
     /// Where this is dropped before its group is sent, nothing is written.
     pub(super) async fn join(&self, write: W) -> Result<Outcome<W::Done>, StoreError> {
+        // What queues up behind a group that hangs stays in memory until that is over, whether or not its
+        // caller has gone on alone.
+        if self.on_its_way.is_stalled() {
+            return Ok(Outcome::GoOn { doubt: false });
+        }
         let (caller, answer) = oneshot::channel();
         let decided = Arc::new(AtomicBool::new(false));
         let waiting = Waiting {
@@ -193,9 +214,7 @@ async fn send_groups<W: Grouped>(
         while !arrived.is_empty() {
             let group = next_group(&mut arrived);
             if !group.is_empty() {
-                on_its_way.set(Some(Instant::now()));
-                send(&pool, call_timeout, group).await;
-                on_its_way.set(None);
+                send(&pool, call_timeout, &on_its_way, group).await;
             }
         }
     }
@@ -220,11 +239,17 @@ fn next_group<W: Grouped>(arrived: &mut Vec<Waiting<W>>) -> Vec<Waiting<W>> {
     group
 }
 
-async fn send<W: Grouped>(pool: &Pool, call_timeout: Duration, group: Vec<Waiting<W>>) {
+async fn send<W: Grouped>(
+    pool: &Pool,
+    call_timeout: Duration,
+    on_its_way: &OnItsWay,
+    group: Vec<Waiting<W>>,
+) {
     let (writes, callers): (Vec<_>, Vec<_>) =
         group.into_iter().map(|w| (w.write, w.caller)).unzip();
     let group = Group {
         writes: &writes,
+        on_its_way,
         tried: AtomicBool::new(false),
     };
     match call::perform(pool, call_timeout, &group).await {
@@ -252,6 +277,7 @@ async fn send<W: Grouped>(pool: &Pool, call_timeout: Duration, group: Vec<Waitin
 
 struct Group<'a, W> {
     writes: &'a [W],
+    on_its_way: &'a OnItsWay,
     tried: AtomicBool,
 }
 
@@ -266,6 +292,7 @@ impl<W: Grouped> Call for Group<'_, W> {
 
     async fn run(&self, session: &mut Session) -> Result<Self::Output, Failure> {
         let doubt = self.tried.swap(true, Ordering::Relaxed);
+        let _sent = self.on_its_way.sent();
         match W::write(self.writes, session).await {
             Ok(written) => Ok(Answer { written, doubt }),
             // One row is held by somebody: the others need not wait for it once more.
@@ -293,6 +320,7 @@ use durable_group;
 
 #[cfg(test)]
 mod tests {
+    use super::super::Settings;
     use super::*;
 
     struct Write(u8, usize);
@@ -350,6 +378,20 @@ mod tests {
             groups(&[(1, much + 1), (2, much), (3, 1), (4, much - 1)]),
             [vec![1], vec![2], vec![3, 4]]
         );
+    }
+
+    #[tokio::test]
+    async fn behind_a_group_that_hangs_nothing_queues_up() {
+        let settings: Settings = "postgres://nobody.invalid/none".parse().unwrap();
+        let lane = Lane::new(Arc::new(Pool::new(&settings)), settings.call_timeout);
+        let sent = lane.on_its_way.sent();
+        assert!(!lane.on_its_way.is_stalled());
+        *lane.on_its_way.since() = Instant::now().checked_sub(STALLED_AFTER * 2);
+        let outcome = lane.join(Write(1, 0)).await.unwrap();
+        assert!(matches!(outcome, Outcome::GoOn { doubt: false }));
+        assert!(lane.queue.get().is_none());
+        drop(sent);
+        assert!(!lane.on_its_way.is_stalled());
     }
 
     #[test]

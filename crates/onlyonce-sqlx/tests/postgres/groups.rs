@@ -20,6 +20,10 @@ fn completion(sql: &str) -> bool {
     sql.contains("set state = 2")
 }
 
+fn reading(sql: &str) -> bool {
+    sql.starts_with("select token")
+}
+
 /// Claims many at the same time, behind a first one that is held: the rest can only be one group.
 async fn claimed_behind_a_gate(
     store: &PostgresStore,
@@ -251,6 +255,44 @@ async fn what_needs_no_commit_gets_past_a_group_that_hangs() {
     acquired(within("the call that hung", hanging).await.unwrap());
 }
 
+/// A group that waits for a connection hangs no more than its calls would alone: those would only keep it from
+/// getting one, for as long as the load lasts.
+#[tokio::test]
+async fn a_group_without_a_connection_yet_keeps_its_calls_together() {
+    let f = Postgres::fresh().await;
+    let fault = PgFault::start(&f.database.url()).await;
+    let store = PostgresStore::open(settings(fault.url()).with_connections(1));
+    let gate = Gate::default();
+    let held = fault.on_next(reading, Action::Hold(gate.clone()));
+    let busy = {
+        let store = store.clone();
+        tokio::spawn(async move { store.find(&claim(9_999).id).await })
+    };
+    held.happened(1).await;
+    let mut claims = JoinSet::new();
+    let claiming = |number| {
+        let store = store.clone();
+        async move { store.claim(&claim(number)).await }
+    };
+    claims.spawn(claiming(0));
+    // The claim has its turn, and then the task that sends it: a group of one.
+    for _ in 0..2 {
+        tokio::task::yield_now().await;
+    }
+    for number in 1..100 {
+        claims.spawn(claiming(number));
+    }
+    // What is tested needs time to pass, in which calls behind a group that hangs would give it up.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    gate.open();
+    for claimed in within("the claims", claims.join_all()).await {
+        acquired(claimed);
+    }
+    let insertions = fault.statements().iter().filter(|s| insertion(s)).count();
+    assert!(insertions <= 3, "{insertions} statements for 100 claims");
+    assert_eq!(within("the reading", busy).await.unwrap().unwrap(), None);
+}
+
 /// What waits for a group is bounded in time, and says whether it was sent.
 #[tokio::test]
 async fn a_call_that_no_group_took_along_in_time_was_not_applied() {
@@ -302,11 +344,8 @@ async fn a_call_whose_group_was_repeated_is_in_doubt_until_it_has_looked() {
     repeated.happened(1).await;
     // Next in line for the only connection, which it keeps.
     let never = Gate::default();
-    fault.on_next(
-        |sql| sql.starts_with("select token"),
-        Action::Hold(never.clone()),
-    );
-    let reading = tokio::spawn(async move { store.find(&claim(2).id).await });
+    fault.on_next(reading, Action::Hold(never.clone()));
+    let busy = tokio::spawn(async move { store.find(&claim(2).id).await });
     tokio::task::yield_now().await;
     met.open();
     let error = within("the claim", claiming).await.unwrap().unwrap_err();
@@ -314,5 +353,5 @@ async fn a_call_whose_group_was_repeated_is_in_doubt_until_it_has_looked() {
     assert!(matches!(found, Some(Present::InFlight { .. })));
     assert!(error.may_have_applied());
     never.open();
-    let _ = within("the call that had the connection", reading).await;
+    let _ = within("the call that had the connection", busy).await;
 }
