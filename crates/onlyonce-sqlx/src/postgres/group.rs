@@ -115,11 +115,18 @@ impl Drop for Sent<'_> {
 struct Waiting<W: Grouped> {
     write: W,
     decided: Arc<AtomicBool>,
-    caller: oneshot::Sender<Result<Outcome<W::Done>, StoreError>>,
+    caller: Caller<W>,
 }
 
+type Caller<W> = oneshot::Sender<Result<Outcome<<W as Grouped>::Done>, StoreError>>;
+
 impl<W: Grouped> Waiting<W> {
-    /// Whether the call is still wanted. If so, its caller can no longer say that it was not sent.
+    /// Whether its caller still waits for a group.
+    fn is_wanted(&self) -> bool {
+        !self.caller.is_closed() && !self.decided.load(Ordering::Acquire)
+    }
+
+    /// As [`is_wanted`](Self::is_wanted). If so, its caller can no longer say that it was not sent.
     fn take(&self) -> bool {
         !self.caller.is_closed() && !self.decided.swap(true, Ordering::AcqRel)
     }
@@ -227,7 +234,7 @@ fn next_group<W: Grouped>(arrived: &mut Vec<Waiting<W>>) -> Vec<Waiting<W>> {
     for waiting in arrived.drain(..) {
         let fits = group.is_empty() || bytes + waiting.write.bytes() <= GROUP_BYTES_MAX;
         if later.is_empty() && fits && ids.insert(waiting.write.id()) {
-            if waiting.take() {
+            if waiting.is_wanted() {
                 bytes += waiting.write.bytes();
                 group.push(waiting);
             }
@@ -245,14 +252,16 @@ async fn send<W: Grouped>(
     on_its_way: &OnItsWay,
     group: Vec<Waiting<W>>,
 ) {
-    let (writes, callers): (Vec<_>, Vec<_>) =
-        group.into_iter().map(|w| (w.write, w.caller)).unzip();
     let group = Group {
-        writes: &writes,
+        gathered: Mutex::new(group),
+        taken: OnceLock::new(),
         on_its_way,
-        tried: AtomicBool::new(false),
     };
-    match call::perform(pool, call_timeout, &group).await {
+    let performed = call::perform(pool, call_timeout, &group).await;
+    // Where there was no connection for it, nothing was taken.
+    group.take();
+    let callers = group.taken.into_inner().unwrap_or_default().callers;
+    match performed {
         Ok(Answer { written, doubt }) => {
             for (caller, done) in callers.into_iter().zip(written) {
                 let outcome = done.map_or(Outcome::GoOn { doubt }, Outcome::Done);
@@ -275,10 +284,36 @@ async fn send<W: Grouped>(
     }
 }
 
-struct Group<'a, W> {
-    writes: &'a [W],
+struct Group<'a, W: Grouped> {
+    gathered: Mutex<Vec<Waiting<W>>>,
+    /// Set by the first try, once it has a connection: until then a caller may leave and be sure.
+    taken: OnceLock<Taken<W>>,
     on_its_way: &'a OnItsWay,
-    tried: AtomicBool,
+}
+
+struct Taken<W: Grouped> {
+    writes: Vec<W>,
+    callers: Vec<Caller<W>>,
+}
+
+impl<W: Grouped> Default for Taken<W> {
+    fn default() -> Self {
+        Self {
+            writes: Vec::new(),
+            callers: Vec::new(),
+        }
+    }
+}
+
+impl<W: Grouped> Group<'_, W> {
+    fn take(&self) -> &Taken<W> {
+        self.taken.get_or_init(|| {
+            let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+            let taken = gathered.drain(..).filter(Waiting::take);
+            let (writes, callers) = taken.map(|w| (w.write, w.caller)).unzip();
+            Taken { writes, callers }
+        })
+    }
 }
 
 struct Answer<T> {
@@ -291,9 +326,14 @@ impl<W: Grouped> Call for Group<'_, W> {
     type Output = Answer<W::Done>;
 
     async fn run(&self, session: &mut Session) -> Result<Self::Output, Failure> {
-        let doubt = self.tried.swap(true, Ordering::Relaxed);
+        let doubt = self.taken.get().is_some();
+        let Taken { writes, .. } = self.take();
+        if writes.is_empty() {
+            let written = Vec::new();
+            return Ok(Answer { written, doubt });
+        }
         let _sent = self.on_its_way.sent();
-        match W::write(self.writes, session).await {
+        match W::write(writes, session).await {
             Ok(written) => Ok(Answer { written, doubt }),
             // One row is held by somebody: the others need not wait for it once more.
             Err(mut failure) if failure.is_lock_timeout() => {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use onlyonce::Epoch;
-use onlyonce::store::{Claim, Claimed, Present, Settled, Store, StoreErrorKind};
+use onlyonce::store::operator::Filter;
+use onlyonce::store::{Claim, Claimed, Operator, Present, Settled, Store, StoreErrorKind};
 use onlyonce_sqlx::PostgresStore;
 use onlyonce_test::conformance::sample::{acquired, claim, completed, present, response, rival};
 use onlyonce_test::event::{Gate, within};
@@ -291,6 +292,31 @@ async fn a_group_without_a_connection_yet_keeps_its_calls_together() {
     let insertions = fault.statements().iter().filter(|s| insertion(s)).count();
     assert!(insertions <= 3, "{insertions} statements for 100 claims");
     assert_eq!(within("the reading", busy).await.unwrap().unwrap(), None);
+}
+
+/// Nothing was sent for it, and it says so: a claim in doubt would be looked after in the background.
+#[tokio::test]
+async fn a_call_whose_group_got_no_connection_was_not_applied() {
+    let f = Postgres::fresh().await;
+    let fault = PgFault::start(&f.database.url()).await;
+    let short = settings(fault.url()).with_call_timeout(Duration::from_millis(500));
+    let store = PostgresStore::open(short.with_connections(1));
+    let gate = Gate::default();
+    // Lists may take minutes.
+    let list = |sql: &str| sql.contains("read only");
+    let held = fault.on_next(list, Action::Hold(gate.clone()));
+    let busy = store.clone();
+    let all = Filter {
+        state: None,
+        limit: 1,
+    };
+    let listing = tokio::spawn(async move { busy.list(&all).await });
+    held.happened(1).await;
+    let claiming = within("the claim", store.claim(&claim(1))).await;
+    assert!(!claiming.unwrap_err().may_have_applied());
+    gate.open();
+    within("the list", listing).await.unwrap().unwrap();
+    assert_eq!(f.second.find(&claim(1).id).await.unwrap(), None);
 }
 
 /// What waits for a group is bounded in time, and says whether it was sent.
