@@ -1,10 +1,11 @@
 //! The connections to Postgres break at random statements: before them, after them, with their late arrival,
 //! or in silence; while clients charge and retry.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use onlyonce_test::event::Gate;
-use onlyonce_test::fault::{Action, PgFault};
+use onlyonce_test::fault::{Action, PgFault, Rule};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -34,15 +35,18 @@ async fn random_cuts(parameters: &str) {
     let addresses = watch::Sender::new(proxies.iter().map(|proxy| proxy.addr()).collect());
     let load = Load::start(6, &addresses.subscribe());
 
-    let late = Gate::default();
+    let mut late = VecDeque::new();
     let (end, mut faults) = (Instant::now() + duration(), 0);
+    let mut rules = Vec::new();
     while Instant::now() < end {
-        break_something(&fault, &mut dice, &late).await;
+        rules.extend(break_something(&fault, &mut dice, &mut late).await);
         faults += 1;
     }
     let charges = load.stop().await;
+    // Rules that have not met their statement yet must not meet the checks.
+    rules.iter().for_each(Rule::stop);
     // What is still on its way arrives now: nothing may come of it.
-    late.open();
+    late.iter().for_each(Gate::open);
     let keys = charges.len();
     let told = assert_consistent(&setup.legacy, proxies[0].addr(), charges).await;
     println!(
@@ -62,20 +66,37 @@ async fn random_cuts(parameters: &str) {
     }
 }
 
-async fn break_something(fault: &PgFault, dice: &mut Dice, late: &Gate) {
-    match dice.below(6) {
-        0 => fault.reset_all(),
+/// Each statement that is late keeps a connection to the server, of which there are not many.
+const LATE_MAX: usize = 20;
+
+async fn break_something(
+    fault: &PgFault,
+    dice: &mut Dice,
+    late: &mut VecDeque<Gate>,
+) -> Option<Rule> {
+    let rule = match dice.below(6) {
+        0 => {
+            fault.reset_all();
+            None
+        }
         1 => {
             fault.black_hole();
             tokio::time::sleep(Duration::from_millis(dice.below(300))).await;
             fault.heal();
+            None
         }
-        2 => drop(fault.on_next(|_| true, Action::CutBefore)),
-        3 => drop(fault.on_next(
-            |sql| sql.contains("onlyonce_records"),
-            Action::Late(late.clone()),
-        )),
-        _ => drop(fault.on_next(|_| true, Action::CutAfter)),
-    }
+        2 => Some(fault.on_next(|_| true, Action::CutBefore)),
+        3 => {
+            if late.len() == LATE_MAX {
+                late.pop_front().inspect(Gate::open);
+            }
+            let gate = Gate::default();
+            late.push_back(gate.clone());
+            let claims = |sql: &str| sql.contains("onlyonce_records");
+            Some(fault.on_next(claims, Action::Late(gate)))
+        }
+        _ => Some(fault.on_next(|_| true, Action::CutAfter)),
+    };
     tokio::time::sleep(Duration::from_millis(dice.below(60))).await;
+    rule
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use onlyonce_test::client::{Raw, Response, post_bytes};
+use onlyonce_test::event::within;
 use onlyonce_test::upstream::{Legacy, Reply};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -164,15 +165,18 @@ pub(crate) async fn assert_consistent(
 }
 
 async fn assert_settled(addr: SocketAddr, charge: Charge) {
-    let answer = loop {
-        match try_post(addr, &charge.key).await {
-            Some(answer) if code(&answer) == "request-in-progress" => {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+    // What is in progress ends; a store that was away is asked again within a second of its return.
+    let final_answer = async {
+        loop {
+            let answer = try_post(addr, &charge.key).await;
+            let answer = answer.unwrap_or_else(|| panic!("no answer for {}", charge.key));
+            if !matches!(&*code(&answer), "request-in-progress" | "store-unavailable") {
+                break answer;
             }
-            Some(answer) => break answer,
-            None => panic!("a healthy proxy does not answer for {}", charge.key),
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
+    let answer = within("a final answer", final_answer).await;
     match charge.success {
         Some(first) => {
             assert!(
