@@ -1,7 +1,8 @@
 //! What a client and the layer are told when the upstream did not answer.
 
 use bytes::Bytes;
-use http::{Method, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode};
+use onlyonce::classify::OUTCOME;
 use onlyonce::policy::Policy;
 use onlyonce::problem::{Code, Problem};
 use onlyonce::{BoxError, Evidence, RecordId};
@@ -93,6 +94,14 @@ impl Failure {
             ),
         }
         let mut response = self.told(asked, policy).map(ForwardBody::from);
+        // For a guard in front of this process, which does not see extensions and may know better than
+        // what the status says.
+        let outcome = match evidence {
+            Evidence::NotSent | Evidence::Refused => "not-executed",
+            Evidence::Unknown => "unknown",
+        };
+        let headers = response.headers_mut();
+        headers.insert(OUTCOME, HeaderValue::from_static(outcome));
         response.extensions_mut().insert(evidence);
         response
     }

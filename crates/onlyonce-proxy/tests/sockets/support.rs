@@ -87,9 +87,25 @@ pub(crate) async fn get(forward: &Forward) -> Outcome {
 pub(crate) async fn outcome(response: Response<ForwardBody>) -> Outcome {
     let (parts, body) = response.into_parts();
     let body = within("a body", body.collect()).await;
+    let evidence = parts.extensions.get().copied();
+    // What is known in here is told to a guard in front as well.
+    let told = match evidence {
+        Some(Evidence::NotSent | Evidence::Refused) => "not-executed",
+        Some(Evidence::Unknown) => "unknown",
+        None => return whole(parts.status, None, body),
+    };
+    assert_eq!(parts.headers["idempotency-outcome"], told);
+    whole(parts.status, evidence, body)
+}
+
+fn whole<E: ToString>(
+    status: StatusCode,
+    evidence: Option<Evidence>,
+    body: Result<http_body_util::Collected<Bytes>, E>,
+) -> Outcome {
     Outcome {
-        status: parts.status,
-        evidence: parts.extensions.get().copied(),
+        status,
+        evidence,
         body: body
             .map(|body| body.to_bytes())
             .map_err(|error| error.to_string()),
