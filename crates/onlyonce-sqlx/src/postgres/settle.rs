@@ -149,14 +149,16 @@ impl Settle<'_> {
     }
 
     async fn try_write(&self, session: &mut Session, write: Write) -> Result<bool, Failure> {
+        let claim = self.claim;
         let text = match (self.settlement, write) {
-            (Settlement::Completed(_), Write::Update) => COMPLETE,
+            (Settlement::Completed(response), Write::Update) => {
+                return complete_one(session, claim.id, claim.token, self.epoch, response).await;
+            }
             (Settlement::Completed(_), Write::Insert) => INSERT_COMPLETED,
             (Settlement::Unknown, Write::Update) => UNKNOWN,
             (Settlement::Unknown, Write::Insert) => INSERT_UNKNOWN,
             (Settlement::Released, _) => RELEASE,
         };
-        let claim = self.claim;
         let mut statement = query(text)
             .bind(Uuid(*claim.id.as_bytes()))
             .bind(Uuid(*claim.token.as_bytes()))
