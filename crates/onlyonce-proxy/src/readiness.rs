@@ -61,6 +61,7 @@ impl<S: Store> Readiness<S> {
             lease: Duration::from_secs(10),
             retention: Duration::from_secs(60),
             on_unknown: OnUnknown::Reexecute,
+            asked_at: Instant::now(),
         };
         Self {
             store,

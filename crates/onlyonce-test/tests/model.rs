@@ -594,6 +594,7 @@ fn claim(by: u8) -> Claim {
         lease: units(LEASE),
         retention: units(i8::MAX),
         on_unknown: OnUnknown::Hold,
+        asked_at: tokio::time::Instant::now(),
     }
 }
 

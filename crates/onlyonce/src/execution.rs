@@ -173,6 +173,7 @@ impl Execution {
             lease: self.policy.lease(),
             retention: self.policy.retention,
             on_unknown: self.policy.on_unknown,
+            asked_at: Instant::now(),
         }
     }
 

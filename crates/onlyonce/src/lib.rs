@@ -45,6 +45,7 @@
 
 pub mod body;
 mod budget;
+pub mod cached;
 mod capture;
 pub mod classify;
 pub mod clock;

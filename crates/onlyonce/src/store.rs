@@ -36,6 +36,7 @@
 //!     lease: Duration::from_secs(65),
 //!     retention: Duration::from_secs(86_400),
 //!     on_unknown: OnUnknown::Hold,
+//!     asked_at: tokio::time::Instant::now(),
 //! };
 //! let Claimed::Acquired(epoch) = store.claim(&claim).await? else { panic!("the id is new") };
 //! // … forward the request, once …
@@ -47,17 +48,20 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
-use crate::record::{CredentialHash, Epoch, Fingerprint, RecordId, Token};
+use crate::record::{CredentialHash, Epoch, Fingerprint, RecordId, Timestamp, Token};
 
 pub mod decision;
 mod erased;
 mod error;
+mod generation;
 mod memory;
 pub mod operator;
 
 pub use self::erased::SharedStore;
 pub use self::error::{StoreError, StoreErrorKind};
+pub use self::generation::{Cacheable, Confirmed, Generation};
 pub use self::memory::MemoryStore;
 pub use self::operator::{Operator, Sweep};
 
@@ -78,6 +82,8 @@ pub struct Claim {
     pub retention: Duration,
     /// Whether this claim may take over a record that is unknown.
     pub on_unknown: OnUnknown,
+    /// When it was made, before it was first sent, by this process's monotonic clock. No store keeps it.
+    pub asked_at: Instant,
 }
 
 /// What a route wants done with a key whose outcome nobody knows.
@@ -126,6 +132,8 @@ pub struct Completed {
     pub fingerprint: Fingerprint,
     /// Who asked.
     pub credential: CredentialHash,
+    /// When retention ends, by the store's clock.
+    pub expires_at: Timestamp,
     /// The response as [`crate::codec`] encoded it; `None` where its row is missing.
     pub response: Option<Bytes>,
 }

@@ -36,6 +36,7 @@ pub(super) use durable;
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) row: Row,
+    expires_at: Timestamp,
     /// The day on which it was settled, which names the partition of its response.
     day: Option<Day>,
 }
@@ -48,6 +49,7 @@ const READ: &str = "select token, epoch, state, fingerprint, credential, \
      greatest(0, extract(epoch from lease_until - statement_timestamp()) * 1000000)::bigint \
          as lease_remaining, \
      expires_at <= statement_timestamp() as expired, \
+     (extract(epoch from expires_at) * 1000000)::bigint as expires_at, \
      to_char(settled_at at time zone 'UTC', 'YYYYMMDD')::integer as day \
      from onlyonce_records where id = $1";
 
@@ -72,6 +74,7 @@ fn found(row: &PgRow) -> Result<Found, Failure> {
     };
     Ok(Found {
         row: row_found,
+        expires_at: timestamp(row, "expires_at")?,
         day: day(row)?,
     })
 }
@@ -124,7 +127,11 @@ async fn fetch_response(
 impl Found {
     /// What stands in a claim's way; `None` where nothing does.
     pub(super) async fn present(self, session: &mut Session) -> Result<Option<Present>, Failure> {
-        let Self { row, day } = self;
+        let Self {
+            row,
+            expires_at,
+            day,
+        } = self;
         if row.expired {
             return Ok(None);
         }
@@ -136,6 +143,7 @@ impl Found {
             StoredState::Completed => Some(Present::Completed(Completed {
                 fingerprint: row.fingerprint,
                 credential: row.credential,
+                expires_at,
                 response: response(session, day, row.token, row.epoch).await?,
             })),
             StoredState::Unknown => Some(Present::Unknown {

@@ -96,6 +96,7 @@ impl Record {
             StoredState::Completed => Some(Present::Completed(Completed {
                 fingerprint: self.fingerprint,
                 credential: self.credential,
+                expires_at: self.expires_at,
                 response: response()?,
             })),
             StoredState::Unknown => Some(Present::Unknown {

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use onlyonce::store::{Completed, Operator, Present, Settled, Settlement, Store, StoreErrorKind};
+use onlyonce::store::{Operator, Present, Settled, Settlement, Store, StoreErrorKind};
 use onlyonce::{Epoch, RecordId};
 
 use super::sample::{
-    LEASE, PAST_DOUBT, PAST_LEASE, PAST_RETENTION, acquired, claim, completed, id, misuse, present,
-    reexecuting, response, rival,
+    LEASE, PAST_DOUBT, PAST_LEASE, PAST_RETENTION, acquired, claim, completed, id, misuse, outcome,
+    present, reexecuting, response, rival,
 };
 use super::{Fixture, not_applicable};
 
@@ -102,12 +102,8 @@ pub async fn a_completed_record_is_shown_with_who_made_it<F: Fixture>(f: Arc<F>)
         .settle(&owner, epoch, &completed("answer"))
         .await
         .unwrap();
-    let expected = Present::Completed(Completed {
-        fingerprint: owner.fingerprint,
-        credential: owner.credential,
-        response: Some("answer".into()),
-    });
     f.advance(PAST_DOUBT).await;
+    let expected = outcome(f.store(), &owner, "answer").await;
     assert_eq!(present(f.second().claim(&rival(&owner)).await), expected);
     assert_eq!(present(f.second().claim(&misuse(&owner)).await), expected);
     assert_eq!(f.second().find(&owner.id).await.unwrap(), Some(expected));
@@ -162,11 +158,7 @@ pub async fn a_free_record_is_taken_over_by_another_fingerprint<F: Fixture>(f: A
         .settle(&second, epoch, &completed("second"))
         .await
         .unwrap();
-    let expected = Present::Completed(Completed {
-        fingerprint: second.fingerprint,
-        credential: second.credential,
-        response: Some("second".into()),
-    });
+    let expected = outcome(f.store(), &second, "second").await;
     assert_eq!(f.store().find(&first.id).await.unwrap(), Some(expected));
 }
 

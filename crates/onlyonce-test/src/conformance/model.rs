@@ -203,6 +203,7 @@ impl<F: Fixture> History<'_, F> {
             lease: Duration::from_secs(who.lease()),
             retention: Duration::from_secs(who.retention()),
             on_unknown: who.on_unknown(),
+            asked_at: tokio::time::Instant::now(),
         }
     }
 

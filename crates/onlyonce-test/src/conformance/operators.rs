@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use onlyonce::store::operator::{Filter, Refused, Resolution, Resolved, Summary};
-use onlyonce::store::{Completed, Operator, Present, Settled, Settlement, Store};
+use onlyonce::store::{Operator, Settled, Settlement, Store};
 use onlyonce::{Epoch, RecordId, StoredState};
 
 use super::Fixture;
 use super::sample::{
     LEASE, PAST_DOUBT, PAST_LEASE, PAST_RETENTION, RETENTION, acquired, claim, completed, id,
-    misuse, reexecuting, response, rival,
+    misuse, outcome, reexecuting, response, rival,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -282,11 +282,7 @@ pub async fn an_unknown_record_gets_the_operators_response<F: Fixture>(f: Arc<F>
     let answer = Resolution::Executed("by hand".into());
     let resolved = f.second().resolve(&owner.id, &answer, false).await.unwrap();
     assert!(done(resolved) > epoch);
-    let expected = Present::Completed(Completed {
-        fingerprint: owner.fingerprint,
-        credential: owner.credential,
-        response: Some("by hand".into()),
-    });
+    let expected = outcome(f.store(), &owner, "by hand").await;
     assert_eq!(f.store().find(&owner.id).await.unwrap(), Some(expected));
     let late = f
         .store()

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use onlyonce::store::{Claim, Claimed, OnUnknown, Present, Settlement, StoreError};
+use onlyonce::store::{
+    Claim, Claimed, Completed, OnUnknown, Operator, Present, Settlement, StoreError,
+};
 use onlyonce::{CredentialHash, Epoch, Fingerprint, RecordId, Token};
+use tokio::time::Instant;
 
 /// The lease of [`claim`]: a deadline of 60 s and its margin.
 pub const LEASE: Duration = Duration::from_secs(65);
@@ -34,6 +37,7 @@ pub fn claim(number: u16) -> Claim {
         lease: LEASE,
         retention: RETENTION,
         on_unknown: OnUnknown::Hold,
+        asked_at: Instant::now(),
     }
 }
 
@@ -89,6 +93,21 @@ pub fn present(answer: Result<Claimed, StoreError>) -> Present {
         Claimed::Present(present) => present,
         Claimed::Acquired(epoch) => panic!("acquired in epoch {epoch}"),
     }
+}
+
+/// What stands in the way once `owner`'s record is completed with this response, until the time that the store
+/// shows to operators.
+///
+/// # Panics
+/// Where there is no record.
+pub async fn outcome(store: &impl Operator, owner: &Claim, response: &'static str) -> Present {
+    let detail = store.show(&owner.id).await.expect("the store answers");
+    Present::Completed(Completed {
+        fingerprint: owner.fingerprint,
+        credential: owner.credential,
+        expires_at: detail.expect("there is a record").summary.expires_at,
+        response: Some(response.into()),
+    })
 }
 
 /// The response of a record that must be completed.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use onlyonce::store::{Claim, Completed, Present, Settled, Settlement, Store, Sweep};
+use onlyonce::store::{Claim, Present, Settled, Settlement, Store, Sweep};
 use onlyonce::{Epoch, Token};
 
 use super::sample::{
-    PAST_LEASE, PAST_RETENTION, RETENTION, acquired, claim, completed, misuse, present,
+    PAST_LEASE, PAST_RETENTION, RETENTION, acquired, claim, completed, misuse, outcome, present,
     reexecuting, response, rival,
 };
 use super::{Fixture, not_applicable};
@@ -254,11 +254,7 @@ pub async fn a_completion_whose_row_is_gone_is_written_anew<F: Fixture>(f: Arc<F
         let settled = f.store().settle(&owner, epoch, &completed("kept")).await;
         assert_eq!(settled.unwrap(), Settled::Done);
     }
-    let expected = Present::Completed(Completed {
-        fingerprint: owner.fingerprint,
-        credential: owner.credential,
-        response: Some("kept".into()),
-    });
+    let expected = outcome(f.store(), &owner, "kept").await;
     assert_eq!(present(f.second().claim(&rival(&owner)).await), expected);
     // It is kept as long as any other, and expires like any other.
     f.advance(RETENTION - Duration::from_secs(3600)).await;

@@ -18,6 +18,7 @@
 //!     lease: Duration::from_secs(65),
 //!     retention: Duration::from_secs(3600),
 //!     on_unknown: OnUnknown::Hold,
+//!     asked_at: tokio::time::Instant::now(),
 //! };
 //! let lapsed = Row {
 //!     token: Token::random(),

@@ -21,6 +21,7 @@ use bytes::Bytes;
 
 use super::decision::{ClaimDecision, Row, SettleDecision, decide_claim, decide_settle};
 use super::operator::{Detail, Filter, Operator, Resolution, Resolved, Summary, Sweep, refuse};
+use super::{Cacheable, Confirmed, Generation};
 use super::{Claim, Claimed, Completed, Present, Settled, Settlement, Store};
 use super::{StoreError, StoreErrorKind};
 use crate::clock::{Clock, SystemClock};
@@ -35,6 +36,7 @@ pub struct MemoryStore {
 
 struct Table {
     rows: HashMap<RecordId, Entry>,
+    generation: Generation,
     bytes: usize,
     records_max: usize,
     bytes_max: usize,
@@ -66,6 +68,7 @@ impl MemoryStore {
     pub fn new(records_max: usize, bytes_max: usize, clock: impl Clock) -> Self {
         let table = Table {
             rows: HashMap::new(),
+            generation: Generation::random(),
             bytes: 0,
             records_max,
             bytes_max,
@@ -131,6 +134,7 @@ impl Entry {
             StoredState::Completed => Some(Present::Completed(Completed {
                 fingerprint: self.fingerprint,
                 credential: self.credential,
+                expires_at: self.expires_at,
                 response: self.response.clone(),
             })),
             StoredState::Unknown => Some(Present::Unknown {
@@ -258,6 +262,16 @@ impl Store for MemoryStore {
     }
 }
 
+impl Cacheable for MemoryStore {
+    async fn confirm(&self) -> Result<Confirmed, StoreError> {
+        let table = self.table();
+        Ok(Confirmed {
+            generation: table.generation,
+            now: self.clock.now(),
+        })
+    }
+}
+
 impl Operator for MemoryStore {
     async fn list(&self, filter: &Filter) -> Result<Vec<Summary>, StoreError> {
         let now = self.clock.now();
@@ -307,6 +321,7 @@ impl Operator for MemoryStore {
         };
         let epoch = entry.epoch;
         table.put(*id, entry);
+        table.generation = Generation::random();
         Ok(Resolved::Done(epoch))
     }
 }
