@@ -10,7 +10,7 @@ use onlyonce::store::{
     Claim, Claimed, MemoryStore, Present, Settled, Settlement, Store, StoreError,
 };
 use onlyonce::{Epoch, RecordId};
-use onlyonce_sqlx::{PostgresStore, SqliteStore};
+use onlyonce_sqlx::{PostgresStore, SqliteOptions, SqliteStore};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -66,7 +66,9 @@ impl ChosenStore {
     pub fn open(settings: &config::Store) -> Result<Self, OpenError> {
         match &settings.url {
             StoreUrl::Memory => Ok(Self::Memory(MemoryStore::default())),
-            StoreUrl::Sqlite(path) => SqliteStore::open(path)
+            StoreUrl::Sqlite(path) => SqliteOptions::new(path)
+                .with_group_commit(settings.group_commit)
+                .open()
                 .map(Self::Sqlite)
                 .map_err(|source| failed(settings, source)),
             StoreUrl::Postgres(_) => {

@@ -210,11 +210,13 @@ impl fmt::Debug for PostgresStore {
 impl Store for PostgresStore {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let started = Instant::now();
-        let joined = self.inner.claims.join(Insertion(claim.clone())).await?;
-        let (met, doubt) = match joined {
-            Outcome::Done(epoch) => return Ok(Claimed::Acquired(epoch)),
-            Outcome::GoOn { doubt } => (true, doubt),
-        };
+        let (mut met, mut doubt) = (false, false);
+        if self.inner.settings.group_commit {
+            match self.inner.claims.join(Insertion(claim.clone())).await? {
+                Outcome::Done(epoch) => return Ok(Claimed::Acquired(epoch)),
+                Outcome::GoOn { doubt: joined } => (met, doubt) = (true, joined),
+            }
+        }
         self.perform_since(started, &claim::TakeClaim { claim, met })
             .await
             .map_err(|error| if doubt { error.in_doubt() } else { error })
@@ -228,7 +230,9 @@ impl Store for PostgresStore {
     ) -> Result<Settled, StoreError> {
         let started = Instant::now();
         let mut doubt = false;
-        if let Settlement::Completed(response) = settlement {
+        if let Settlement::Completed(response) = settlement
+            && self.inner.settings.group_commit
+        {
             let completion = Completion {
                 id: claim.id,
                 token: claim.token,

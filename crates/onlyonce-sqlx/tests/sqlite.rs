@@ -1,4 +1,4 @@
-//! The conformance suite on SQLite: two handles to one file, each with its own connections.
+//! The conformance suite on SQLite: two handles to one file, each with its own connections; with groups and without.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,11 +22,16 @@ struct Sqlite {
 }
 
 async fn sqlite() -> Sqlite {
+    opened(true)
+}
+
+fn opened(group_commit: bool) -> Sqlite {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("onlyonce.db");
     let clock = ManualClock::default();
     let options = SqliteOptions::new(&path)
         .with_clock(clock.clone())
+        .with_group_commit(group_commit)
         .with_bytes_max(u64::try_from(BYTES_MAX).unwrap());
     Sqlite {
         store: options.open().unwrap(),
@@ -70,3 +75,13 @@ impl Fixture for Sqlite {
 }
 
 onlyonce_test::store_conformance!(sqlite);
+
+mod alone {
+    use super::{Sqlite, opened};
+
+    async fn sqlite() -> Sqlite {
+        opened(false)
+    }
+
+    onlyonce_test::store_conformance!(sqlite);
+}

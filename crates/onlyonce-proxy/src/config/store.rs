@@ -21,6 +21,9 @@ pub struct Store {
     pub pooler: bool,
     /// Postgres: how many connections at the most.
     pub connections: u32,
+    /// Whether writes that wait at the same time share a statement and a commit. Off only to compare: it is
+    /// several times slower and no safer.
+    pub group_commit: bool,
     /// How often expired records are deleted.
     pub sweep_interval: Duration,
     /// How many are deleted in one statement.
@@ -48,7 +51,9 @@ impl Store {
             return Err(format!("{} is not in Postgres", self.url));
         };
         let settings: Settings = url.expose().parse().map_err(|error| causes(&error))?;
-        let settings = settings.with_connections(self.connections);
+        let settings = settings
+            .with_connections(self.connections)
+            .with_group_commit(self.group_commit);
         // The URL may say so too, for each server.
         Ok(if self.pooler {
             settings.with_pooler(true)
@@ -63,6 +68,7 @@ impl Store {
             migrate: section.get("migrate", true),
             pooler: section.get("pooler", false),
             connections: section.above_zero("connections", 16),
+            group_commit: section.get("group-commit", true),
             sweep_interval: section.above_zero("sweep-interval", Duration::from_secs(60)),
             sweep_batch: section.above_zero("sweep-batch", 500),
         }

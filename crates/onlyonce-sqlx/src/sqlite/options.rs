@@ -28,6 +28,7 @@ pub struct SqliteOptions {
     pub(super) bytes_max: Option<u64>,
     pub(super) queue_max: usize,
     pub(super) busy_max: Duration,
+    pub(super) group_commit: bool,
 }
 
 /// A URL does not name a file.
@@ -60,6 +61,7 @@ impl SqliteOptions {
             bytes_max: None,
             queue_max: 1024,
             busy_max: Duration::from_secs(5),
+            group_commit: true,
         }
     }
 
@@ -86,6 +88,15 @@ impl SqliteOptions {
     /// How long a request waits while another process writes, before it fails as `Timeout`. Default: 5 s.
     pub fn with_busy_max(mut self, limit: Duration) -> Self {
         self.busy_max = limit;
+        self
+    }
+
+    /// Whether requests that wait at the same time share a transaction, as they do by default.
+    ///
+    /// Without, each is a transaction of its own. Nothing is safer for it, and it is many times slower: it is
+    /// there to compare, and to find out whether a fault has to do with groups.
+    pub fn with_group_commit(mut self, group_commit: bool) -> Self {
+        self.group_commit = group_commit;
         self
     }
 
@@ -125,6 +136,7 @@ impl fmt::Debug for SqliteOptions {
             .field("bytes_max", &self.bytes_max)
             .field("queue_max", &self.queue_max)
             .field("busy_max", &self.busy_max)
+            .field("group_commit", &self.group_commit)
             .finish_non_exhaustive()
     }
 }

@@ -34,6 +34,11 @@ impl Writer {
             file: opened.file,
             clock,
             bytes_max: options.bytes_max,
+            batch_max: if options.group_commit {
+                BATCH_REQUESTS_MAX
+            } else {
+                1
+            },
         };
         let run = move |requests| thread.run(&requests);
         Queue::start("onlyonce-sqlite-writer", options.queue_max, run).map(Self)
@@ -111,6 +116,8 @@ struct WriterThread {
     file: FileIdentity,
     clock: Arc<dyn Clock>,
     bytes_max: Option<u64>,
+    /// How many requests may share a transaction.
+    batch_max: usize,
 }
 
 impl WriterThread {
@@ -118,7 +125,7 @@ impl WriterThread {
         while let Ok(first) = requests.recv() {
             let mut bytes = first.bytes();
             let mut batch = vec![first];
-            while batch.len() < BATCH_REQUESTS_MAX
+            while batch.len() < self.batch_max
                 && bytes < BATCH_BYTES_MAX
                 && let Ok(next) = requests.try_recv()
             {

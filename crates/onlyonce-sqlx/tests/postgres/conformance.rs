@@ -1,4 +1,4 @@
-//! The conformance suite: on the distribution's version, on the newest, and through PgBouncer.
+//! The conformance suite: on the distribution's version, on the newest, through PgBouncer, and without groups.
 
 mod distribution {
     use crate::fixture::Postgres;
@@ -27,6 +27,16 @@ mod pooled {
 
     async fn postgres() -> Postgres {
         Postgres::behind_pgbouncer().await
+    }
+
+    onlyonce_test::store_conformance!(postgres);
+}
+
+mod alone {
+    use crate::fixture::Postgres;
+
+    async fn postgres() -> Postgres {
+        Postgres::without_groups().await
     }
 
     onlyonce_test::store_conformance!(postgres);

@@ -38,6 +38,12 @@ impl Postgres {
         Self::on(Server::Default).await
     }
 
+    pub(crate) async fn without_groups() -> Self {
+        let database = Database::fresh().await;
+        let settings = settings(&database.url()).with_group_commit(false);
+        Self::with(database, settings, None).await
+    }
+
     /// Two connections to the server for all.
     pub(crate) async fn behind_pgbouncer() -> Self {
         let database = Database::fresh().await;

@@ -85,6 +85,28 @@ async fn calls_that_wait_share_a_statement() {
     }
 }
 
+/// The naive way, for those who compare.
+#[tokio::test]
+async fn without_group_commit_each_write_is_a_statement() {
+    let f = Postgres::fresh().await;
+    let fault = PgFault::start(&f.database.url()).await;
+    let store = PostgresStore::open(settings(fault.url()).with_group_commit(false));
+    let mut calls = JoinSet::new();
+    for number in 0..20 {
+        let store = store.clone();
+        calls.spawn(async move {
+            let owner = claim(number);
+            let epoch = acquired(store.claim(&owner).await);
+            store.settle(&owner, epoch, &completed("answer")).await
+        });
+    }
+    for settled in within("the calls", calls.join_all()).await {
+        assert_eq!(settled.unwrap(), Settled::Done);
+    }
+    let count = |what: fn(&str) -> bool| fault.statements().iter().filter(|s| what(s)).count();
+    assert_eq!((count(insertion), count(completion)), (20, 20));
+}
+
 /// F6, for a group: its commit is done and its answer lost. Each call finds its own record by its token.
 #[tokio::test]
 async fn the_lost_answer_of_a_group_is_found_out_by_each_of_its_calls() {

@@ -24,6 +24,7 @@ fn open() -> (WriterThread, TempDir) {
         file: opened.file,
         clock: Arc::new(ManualClock::default()),
         bytes_max: None,
+        batch_max: BATCH_REQUESTS_MAX,
     };
     (thread, directory)
 }
