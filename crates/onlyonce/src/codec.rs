@@ -7,14 +7,21 @@
 //! |---|---|
 //! | 3 | `onr` |
 //! | 1 | version of the format: 1 |
-//! | 1 | form of the body: 0 not kept, 1 as it was sent (others, such as compressed, may come) |
+//! | 1 | form of the body: 0 not kept, 1 as it was sent, 2 compressed (others may come) |
 //! | 2 | status code |
 //! | 4 | number of header lines |
 //! | for each: 2, n, 4, m | length of the name, the name in lower case, length of the value, the value |
-//! | 8, n | length of the body, the body to the very end; both missing where it was not kept |
+//! | 8 | length of the body as it was sent; this and the body are missing where it was not kept |
+//! | n | to the very end: the body, or one zstd frame (RFC 8878) with a checksum that expands to it |
 //!
 //! Lines of one name keep their order. Everything that does not fit this exactly is an error; nothing
-//! makes the decoder panic or allocate more than its input.
+//! makes the decoder panic, or allocate more than its input and the body's length, which for a compressed
+//! one is at most 64 MiB.
+//!
+//! A body is compressed from 1 KiB on, where that saves an eighth and neither its type nor its
+//! `Content-Encoding` says that it is compressed already. Measured at level 1: JSON
+//! of 1 KiB shrinks to 49 % in 3.3 µs and comes back in 1.2 µs; 4 KiB to 23 % in 5 and 2.5 µs; 64 KiB to 13 %
+//! in 40 and 16 µs; 300 bytes only to 78 %, for as much time. A random one of 64 KiB costs 8 µs to give up.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -31,13 +38,20 @@
 
 use std::fmt;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+mod compressed;
+#[cfg(test)]
+mod tests;
+
+use self::compressed::Frame;
 
 const MAGIC: [u8; 3] = *b"onr";
 const VERSION: u8 = 1;
 const BODY_NOT_KEPT: u8 = 0;
 const BODY_PLAIN: u8 = 1;
+const BODY_ZSTD: u8 = 2;
 
 /// A response as a store keeps it. `Debug` prints neither header values nor the body.
 #[derive(Clone, PartialEq, Eq)]
@@ -75,18 +89,34 @@ pub enum DecodeError {
     /// A header could not be sent, or there are too many.
     #[error("a recorded header is invalid")]
     Header,
+    /// A compressed body does not expand to what was recorded.
+    #[error("the recorded body is damaged")]
+    Body,
 }
 
 impl StoredResponse {
-    /// Writes it down.
+    /// Writes it down. This takes time in proportion to the body: a millisecond for 1 MiB of JSON.
     pub fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(self.encoded_len());
+        if let Some(body) = &self.body
+            && compressed::may_pay(&self.headers, body)
+            && let Some(encoded) = compressed::append(self.head(BODY_ZSTD, 0), body)
+        {
+            return encoded.into();
+        }
+        let Some(body) = &self.body else {
+            return self.head(BODY_NOT_KEPT, 0).into();
+        };
+        let mut out = self.head(BODY_PLAIN, body.len());
+        out.put_slice(body);
+        out.into()
+    }
+
+    /// What comes before the body, with room for `body_len` bytes behind it.
+    fn head(&self, form: u8, body_len: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.head_len() + body_len);
         out.put_slice(&MAGIC);
         out.put_u8(VERSION);
-        out.put_u8(match self.body {
-            Some(_) => BODY_PLAIN,
-            None => BODY_NOT_KEPT,
-        });
+        out.put_u8(form);
         out.put_u16(self.status.as_u16());
         // `HeaderMap` limits the names, not the lines of one name.
         out.put_u32(len(
@@ -107,16 +137,43 @@ impl StoredResponse {
         }
         if let Some(body) = &self.body {
             out.put_u64(body.len() as u64);
-            out.put_slice(body);
         }
-        out.freeze()
+        out
     }
 
-    /// Reads it again. The body and the header values are slices of `bytes`, not copies.
+    /// Reads it again. Header values, and a body that is not compressed, are slices of `bytes`, not copies.
     ///
     /// # Errors
     /// Where `bytes` is not exactly what [`encode`](Self::encode) wrote.
-    pub fn decode(mut bytes: Bytes) -> Result<Self, DecodeError> {
+    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        Opened::open(bytes)?.expand()
+    }
+
+    fn head_len(&self) -> usize {
+        let line =
+            |(name, value): (&HeaderName, &HeaderValue)| 6 + name.as_str().len() + value.len();
+        let headers: usize = self.headers.iter().map(line).sum();
+        11 + headers + self.body.as_ref().map_or(0, |_| 8)
+    }
+}
+
+/// A response that is read but for its body, which may have to be expanded yet.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: OpenedBody,
+}
+
+#[derive(Debug)]
+enum OpenedBody {
+    NotKept,
+    Plain(Bytes),
+    Compressed(Frame),
+}
+
+impl Opened {
+    pub(crate) fn open(mut bytes: Bytes) -> Result<Self, DecodeError> {
         if take(&mut bytes, MAGIC.len()).ok().as_deref() != Some(&MAGIC) {
             return Err(DecodeError::Magic);
         }
@@ -128,13 +185,17 @@ impl StoredResponse {
         let status = StatusCode::from_u16(bytes.try_get_u16()?).map_err(|_| DecodeError::Status)?;
         let headers = decode_headers(&mut bytes)?;
         let body = match form {
-            BODY_NOT_KEPT => None,
+            BODY_NOT_KEPT => OpenedBody::NotKept,
             BODY_PLAIN => {
                 let length = bytes.try_get_u64()?;
-                Some(take(
+                OpenedBody::Plain(take(
                     &mut bytes,
                     usize::try_from(length).unwrap_or(usize::MAX),
                 )?)
+            }
+            BODY_ZSTD => {
+                let length = bytes.try_get_u64()?;
+                OpenedBody::Compressed(Frame::new(length, bytes.split_off(0))?)
             }
             other => return Err(DecodeError::BodyForm(other)),
         };
@@ -148,11 +209,25 @@ impl StoredResponse {
         })
     }
 
-    fn encoded_len(&self) -> usize {
-        let line =
-            |(name, value): (&HeaderName, &HeaderValue)| 6 + name.as_str().len() + value.len();
-        let headers: usize = self.headers.iter().map(line).sum();
-        11 + headers + self.body.as_ref().map_or(0, |body| 8 + body.len())
+    /// How many bytes [`expand`](Self::expand) will have to make.
+    pub(crate) fn compressed_len(&self) -> usize {
+        match &self.body {
+            OpenedBody::Compressed(frame) => frame.expanded_len(),
+            OpenedBody::NotKept | OpenedBody::Plain(_) => 0,
+        }
+    }
+
+    pub(crate) fn expand(self) -> Result<StoredResponse, DecodeError> {
+        let body = match self.body {
+            OpenedBody::NotKept => None,
+            OpenedBody::Plain(body) => Some(body),
+            OpenedBody::Compressed(frame) => Some(frame.expand()?),
+        };
+        Ok(StoredResponse {
+            status: self.status,
+            headers: self.headers,
+            body,
+        })
     }
 }
 
@@ -200,194 +275,4 @@ fn decode_headers(bytes: &mut Bytes) -> Result<HeaderMap, DecodeError> {
             .map_err(|_| DecodeError::Header)?;
     }
     Ok(headers)
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn example() -> StoredResponse {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("location", &b"/charges/1"[..]),
-            ("link", b"<a>"),
-            ("x-binary", b"\xff\xfe\t"),
-            ("link", b"<b>"),
-            ("x-empty", b""),
-        ] {
-            headers.append(name, HeaderValue::from_bytes(value).unwrap());
-        }
-        StoredResponse {
-            status: StatusCode::CREATED,
-            headers,
-            body: Some(Bytes::from_static(b"\0body\xff\0")),
-        }
-    }
-
-    fn decode(bytes: &[u8]) -> Result<StoredResponse, DecodeError> {
-        StoredResponse::decode(Bytes::copy_from_slice(bytes))
-    }
-
-    #[test]
-    fn p14_p15_bytes_order_and_emptiness_survive() {
-        for body in [example().body, Some(Bytes::new()), None] {
-            let response = StoredResponse { body, ..example() };
-            let encoded = response.encode();
-            assert_eq!(encoded.len(), response.encoded_len());
-            let decoded = StoredResponse::decode(encoded).unwrap();
-            assert_eq!(decoded, response);
-            let links: Vec<_> = decoded.headers.get_all("link").iter().collect();
-            assert_eq!(links, ["<a>", "<b>"]);
-        }
-    }
-
-    #[test]
-    fn any_number_of_lines_is_written() {
-        let mut headers = HeaderMap::new();
-        for _ in 0..=u16::MAX {
-            headers.append("link", HeaderValue::from_static("<a>"));
-        }
-        let response = StoredResponse {
-            headers,
-            ..example()
-        };
-        assert_eq!(StoredResponse::decode(response.encode()), Ok(response));
-    }
-
-    #[test]
-    fn the_layout_is_the_documented_one() {
-        let mut headers = HeaderMap::new();
-        headers.insert("etag", HeaderValue::from_static("x"));
-        let response = StoredResponse {
-            status: StatusCode::OK,
-            headers,
-            body: Some(Bytes::from_static(b"hi")),
-        };
-        let expected = b"onr\x01\x01\x00\xc8\x00\x00\x00\x01\x00\x04etag\x00\x00\x00\x01x\
-            \x00\x00\x00\x00\x00\x00\x00\x02hi";
-        assert_eq!(&response.encode()[..], expected);
-    }
-
-    #[test]
-    fn the_body_is_not_copied() {
-        let encoded = example().encode();
-        let range = encoded.as_ptr_range();
-        let body = StoredResponse::decode(encoded).unwrap().body.unwrap();
-        assert!(range.contains(&body.as_ptr()));
-    }
-
-    #[test]
-    fn every_cut_and_every_addition_is_an_error() {
-        for body in [example().body, None] {
-            let encoded = StoredResponse { body, ..example() }.encode();
-            for end in 0..encoded.len() {
-                let expected = if end < 3 {
-                    DecodeError::Magic
-                } else {
-                    DecodeError::Truncated
-                };
-                assert_eq!(decode(&encoded[..end]), Err(expected), "{end}");
-            }
-            let longer = [&encoded, &b"x"[..]].concat();
-            assert_eq!(decode(&longer), Err(DecodeError::Trailing));
-        }
-    }
-
-    #[test]
-    fn what_a_newer_version_wrote_is_refused() {
-        let encoded = example().encode().to_vec();
-        for (index, value, error) in [
-            (0, b'x', DecodeError::Magic),
-            (3, 2, DecodeError::Version(2)),
-            (4, 2, DecodeError::BodyForm(2)),
-            (5, 0xff, DecodeError::Status),
-        ] {
-            let mut changed = encoded.clone();
-            changed[index] = value;
-            assert_eq!(decode(&changed), Err(error));
-        }
-    }
-
-    #[test]
-    fn s10_headers_that_could_split_a_response_are_refused() {
-        let head = b"onr\x01\x00\x00\xc8\x00\x00\x00\x01";
-        for (name, value) in [
-            (&b"x"[..], &b"a\r\nb: c"[..]),
-            (b"x", b"\0"),
-            (b"x y", b"a"),
-            (b"X", b"a"),
-            (b"", b"a"),
-            (b"x:", b"a"),
-        ] {
-            let mut bytes = BytesMut::from(&head[..]);
-            bytes.put_u16(name.len().try_into().unwrap());
-            bytes.put_slice(name);
-            bytes.put_u32(value.len().try_into().unwrap());
-            bytes.put_slice(value);
-            assert_eq!(
-                decode(&bytes),
-                Err(DecodeError::Header),
-                "{name:?} {value:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn lengths_beyond_the_input_allocate_nothing() {
-        for bytes in [
-            &b"onr\x01\x01\x00\xc8\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff"[..],
-            b"onr\x01\x00\x00\xc8\xff\xff\xff\xff",
-            b"onr\x01\x00\x00\xc8\x00\x00\x00\x01\x00\x01x\xff\xff\xff\xff",
-        ] {
-            assert_eq!(decode(bytes), Err(DecodeError::Truncated));
-        }
-    }
-
-    #[test]
-    fn nothing_personal_is_printed() {
-        let text = format!("{:?}", example());
-        assert!(
-            !text.contains("/charges/1") && !text.contains("body\\"),
-            "{text}"
-        );
-    }
-
-    fn any_headers() -> impl Strategy<Value = HeaderMap> {
-        let line = ("[a-z][a-z0-9-]{0,8}", "[\t -~\u{80}-\u{ff}]{0,20}");
-        proptest::collection::vec(line, 0..8).prop_map(|lines| {
-            let mut headers = HeaderMap::new();
-            for (name, value) in lines {
-                let name: HeaderName = name.parse().unwrap();
-                headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
-            }
-            headers
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn any_response_survives(
-            status in 100_u16..1000,
-            headers in any_headers(),
-            body: Option<Vec<u8>>,
-        ) {
-            let response = StoredResponse {
-                status: StatusCode::from_u16(status).unwrap(),
-                headers,
-                body: body.map(Bytes::from),
-            };
-            prop_assert_eq!(StoredResponse::decode(response.encode()), Ok(response));
-        }
-
-        #[test]
-        fn any_damage_is_an_error_or_another_response(index: prop::sample::Index, value: u8) {
-            let mut bytes = example().encode().to_vec();
-            let index = index.index(bytes.len());
-            prop_assume!(bytes[index] != value);
-            bytes[index] = value;
-            prop_assert_ne!(decode(&bytes), Ok(example()));
-        }
-    }
 }

@@ -37,6 +37,7 @@ mod answer;
 mod claiming;
 mod forwarding;
 mod outcome;
+mod recorded;
 mod settling;
 mod streaming;
 mod upload;
@@ -250,7 +251,7 @@ impl Execution {
             }
             (present, _) => present,
         };
-        Ok(self.answer_from_record(requester, claim, present))
+        Ok(self.answer_from_record(requester, claim, present).await)
     }
 }
 

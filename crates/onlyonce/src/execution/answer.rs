@@ -5,23 +5,23 @@
 
 use http::{Response, StatusCode};
 
-use super::{Execution, Outcome, Requester, in_progress};
+use super::{Execution, Outcome, Requester, in_progress, recorded};
 use crate::body::ResponseBody;
-use crate::codec::StoredResponse;
 use crate::problem::{Code, Problem};
 use crate::replay::replay;
 use crate::store::{Claim, Completed, OnUnknown, Present};
 
 impl Execution {
     /// Answers a request whose record another request has.
-    pub(super) fn answer_from_record<R>(
+    pub(super) async fn answer_from_record<R>(
         &self,
         requester: &Requester,
         claim: &Claim,
         present: Present,
     ) -> Response<ResponseBody<R>> {
         let (outcome, problem) = match present {
-            Present::Completed(completed) => match self.disclose(requester, claim, completed) {
+            Present::Completed(completed) => match self.disclose(requester, claim, completed).await
+            {
                 Ok(response) => {
                     requester.line.write(Outcome::Replayed, response.status());
                     return self.finished(requester, response.map(ResponseBody::whole));
@@ -46,7 +46,7 @@ impl Execution {
         self.problem(requester, outcome, &problem)
     }
 
-    fn disclose(
+    async fn disclose(
         &self,
         requester: &Requester,
         claim: &Claim,
@@ -62,8 +62,9 @@ impl Execution {
         if completed.fingerprint != claim.fingerprint {
             return Err((Outcome::Reused, reused()));
         }
-        let stored = completed.response.and_then(|encoded| {
-            StoredResponse::decode(encoded)
+        let stored = match completed.response {
+            Some(encoded) => recorded::decode(encoded)
+                .await
                 .inspect_err(|error| {
                     tracing::error!(
                         record = %requester.id,
@@ -71,8 +72,9 @@ impl Execution {
                         "a recorded response cannot be read"
                     );
                 })
-                .ok()
-        });
+                .ok(),
+            None => None,
+        };
         stored
             .and_then(|stored| replay(stored, &self.policy))
             .ok_or_else(|| {

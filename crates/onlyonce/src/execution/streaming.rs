@@ -19,7 +19,7 @@ use tokio::time::timeout_at;
 use super::answer::unknown_to_first_caller;
 use super::forwarding::Task;
 use super::settling::Held;
-use super::{Outcome, Reply};
+use super::{Outcome, Reply, recorded};
 use crate::BoxError;
 use crate::body::ResponseBody;
 use crate::capture::{Capture, Writer, channel};
@@ -59,12 +59,12 @@ impl Task {
         let End { clean, held } = self.stream(body, exact, &writer, &mut capture).await;
         let settlement = match &clean {
             Ok(()) => Settlement::Completed(
-                StoredResponse {
+                recorded::encode(StoredResponse {
                     status,
                     headers: kept,
                     body: capture.body(),
-                }
-                .encode(),
+                })
+                .await,
             ),
             Err(_) => Settlement::Unknown,
         };

@@ -104,6 +104,39 @@ async fn a_response_too_large_to_keep_is_delivered_and_never_executed_again() {
 }
 
 #[tokio::test]
+async fn a_body_is_replayed_byte_for_byte_whatever_form_the_record_gives_it() {
+    let (upstream, mut feeds) = fed(None);
+    let service = guard(&upstream);
+    let text = |len: usize| {
+        "{\"status\":\"paid\"},"
+            .chars()
+            .cycle()
+            .take(len)
+            .collect::<String>()
+    };
+    // As it is; compressed; compressed and expanded on a thread of its own.
+    for (key, body) in [
+        ("a", text(100)),
+        ("b", text(4 << 10)),
+        ("c", text(300 << 10)),
+    ] {
+        let answer = send(&service, post(key, "{}")).await;
+        let feed = feeds.recv().await.unwrap();
+        for piece in body.as_bytes().chunks(1000) {
+            feed.data(piece.to_vec());
+        }
+        drop(feed);
+        assert_eq!(soon(read(answer)).await, (201, body.clone()));
+        let replay = send(&service, post(key, "{}")).await;
+        assert!(is_replay(&replay));
+        assert_eq!(replay.headers()["content-length"], body.len().to_string());
+        assert!(!replay.headers().contains_key("content-encoding"));
+        assert_eq!(soon(read(replay)).await, (201, body));
+    }
+    assert_eq!(upstream.effects(), 3);
+}
+
+#[tokio::test]
 async fn bodies_beyond_what_all_may_hold_are_delivered_without_being_kept() {
     let (upstream, mut feeds) = fed(None);
     let limits = onlyonce::Limits {

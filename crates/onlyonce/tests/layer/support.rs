@@ -53,10 +53,8 @@ impl TestBody {
 }
 
 impl Feed {
-    pub fn data(&self, text: &'static str) {
-        self.0
-            .send(Ok(Frame::data(Bytes::from_static(text.as_bytes()))))
-            .unwrap();
+    pub fn data(&self, data: impl Into<Bytes>) {
+        self.0.send(Ok(Frame::data(data.into()))).unwrap();
     }
 
     pub fn break_off(&self) {
