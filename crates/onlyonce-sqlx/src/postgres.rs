@@ -44,7 +44,8 @@ use std::time::Duration;
 
 use onlyonce::store::operator::{Detail, Filter, Resolution, Resolved, Summary};
 use onlyonce::store::{
-    Claim, Claimed, Operator, Present, Settled, Settlement, Store, StoreError, Sweep,
+    Cacheable, Claim, Claimed, Confirmed, Operator, Present, Settled, Settlement, Store,
+    StoreError, Sweep,
 };
 use onlyonce::{Epoch, RecordId};
 use tokio::time::Instant;
@@ -279,7 +280,21 @@ impl Operator for PostgresStore {
             resolution,
             force,
         };
-        self.perform(&resolve).await
+        let resolved = self.perform(&resolve).await?;
+        if let Resolved::Done(epoch) = resolved
+            && !matches!(resolution, Resolution::Executed(_))
+            && let Err(error) = self.perform(&operator::Rest { id, epoch }).await
+        {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(record = %id, error, "a key that was freed rests for up to a minute");
+        }
+        Ok(resolved)
+    }
+}
+
+impl Cacheable for PostgresStore {
+    async fn confirm(&self) -> Result<Confirmed, StoreError> {
+        self.perform(&operator::Confirm).await
     }
 }
 

@@ -40,7 +40,9 @@ use std::sync::Arc;
 
 use onlyonce::clock::Clock;
 use onlyonce::store::operator::{Detail, Filter, Operator, Resolution, Resolved, Summary, Sweep};
-use onlyonce::store::{Claim, Claimed, Present, Settled, Settlement, Store, StoreError};
+use onlyonce::store::{
+    Cacheable, Claim, Claimed, Confirmed, Present, Settled, Settlement, Store, StoreError,
+};
 use onlyonce::{Epoch, RecordId};
 
 mod connection;
@@ -56,7 +58,7 @@ mod writes;
 pub use self::options::{SqliteOptions, SqliteUrlError};
 use self::reader::Reader;
 use self::writer::Writer;
-use self::writes::{Resolve, Settle, SweepExpired};
+use self::writes::{Resolve, Rest, Settle, SweepExpired};
 
 /// Records in a SQLite file. Clones share its two threads; the [module's documentation](self) says how
 /// it works.
@@ -83,11 +85,12 @@ impl SqliteStore {
     fn start(options: &SqliteOptions) -> Result<Self, StoreError> {
         let opened = connection::open_for_writing(options)?;
         let reading = connection::open_for_reading(options)?;
+        let file = opened.file.clone();
         let clock: Arc<dyn Clock> = Arc::clone(&options.clock);
         Ok(Self(Arc::new(Shared {
             path: options.path.clone(),
             writer: Writer::start(opened, Arc::clone(&clock), options)?,
-            reader: Reader::start(reading, clock, options.queue_max)?,
+            reader: Reader::start(reading, file, clock, options.queue_max)?,
         })))
     }
 }
@@ -151,7 +154,21 @@ impl Operator for SqliteStore {
             resolution: resolution.clone(),
             force,
         };
-        self.0.writer.write(resolve).await
+        let resolved = self.0.writer.write(resolve).await?;
+        if let Resolved::Done(epoch) = resolved
+            && !matches!(resolution, Resolution::Executed(_))
+            && let Err(error) = self.0.writer.write(Rest { id: *id, epoch }).await
+        {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(record = %id, error, "a key that was freed rests for up to a minute");
+        }
+        Ok(resolved)
+    }
+}
+
+impl Cacheable for SqliteStore {
+    async fn confirm(&self) -> Result<Confirmed, StoreError> {
+        self.0.reader.read(|reading| reading.confirm()).await
     }
 }
 

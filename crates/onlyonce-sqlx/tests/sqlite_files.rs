@@ -153,15 +153,15 @@ fn another_programs_database_is_left_alone() {
     assert_eq!(tables, 1);
 }
 
-/// A newer program only added something: this one works on. Another major version is refused.
+/// A newer program only added something: this one works on. A newer major version is refused.
 #[tokio::test]
-async fn a_newer_schema_is_used_and_another_major_version_refused() {
+async fn a_newer_schema_is_used_and_a_newer_major_version_refused() {
     let directory = directory();
     let path = directory.path().join("onlyonce.db");
     drop(SqliteStore::open(&path).unwrap());
     let newer = Connection::open(&path).unwrap();
     newer
-        .execute_batch("alter table record add column note text; pragma user_version = 1002")
+        .execute_batch("alter table record add column note text; pragma user_version = 2003")
         .unwrap();
     let store = SqliteStore::open(&path).unwrap();
     complete(&store, 1, b"answer".to_vec()).await;
@@ -171,10 +171,10 @@ async fn a_newer_schema_is_used_and_another_major_version_refused() {
     );
     drop(store);
 
-    newer.execute_batch("pragma user_version = 2001").unwrap();
+    newer.execute_batch("pragma user_version = 3001").unwrap();
     let error = refused(&path);
     assert_eq!(error.kind(), StoreErrorKind::Incompatible);
-    assert!(text(&error).contains("2001"), "{}", text(&error));
+    assert!(text(&error).contains("3001"), "{}", text(&error));
 }
 
 #[test]

@@ -37,9 +37,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use onlyonce::RecordId;
-use onlyonce::store::{Operator, Store, Sweep};
+use onlyonce::store::{Cacheable, Operator, Store, Sweep};
 
 pub mod claims;
+pub mod generations;
 pub mod model;
 pub mod operators;
 pub mod races;
@@ -53,7 +54,7 @@ const CASE_MAX: Duration = Duration::from_secs(60);
 /// A storage of its own for one case, empty at first.
 pub trait Fixture: Send + Sync + 'static {
     /// The store under test.
-    type Store: Store + Operator + Sweep;
+    type Store: Store + Operator + Sweep + Cacheable;
 
     /// A handle to the storage.
     fn store(&self) -> &Self::Store;
@@ -187,6 +188,15 @@ macro_rules! store_conformance {
             operators::a_completed_record_is_forgotten_and_executes_again,
             operators::what_is_absent_or_expired_is_not_found,
             operators::epochs_never_go_down,
+            generations::a_decision_changes_the_generation_and_nothing_else_does,
+            generations::a_decision_that_was_refused_changes_no_generation,
+            generations::two_stores_are_of_two_generations,
+            generations::a_freed_key_rests_before_it_takes_a_claim,
+            generations::a_key_that_its_owner_released_does_not_rest,
+            generations::of_64_claims_of_a_rested_record_one_is_acquired,
+            generations::an_expired_key_does_not_rest,
+            generations::a_completed_record_says_when_it_expires,
+            generations::the_confirmed_time_is_the_one_that_records_expire_by,
             upkeep::a_sweep_deletes_what_is_expired_and_nothing_else,
             upkeep::a_sweep_is_bounded,
             upkeep::a_swept_id_starts_again,
@@ -218,6 +228,7 @@ mod tests {
             ("races", include_str!("conformance/races.rs")),
             ("settlements", include_str!("conformance/settlements.rs")),
             ("operators", include_str!("conformance/operators.rs")),
+            ("generations", include_str!("conformance/generations.rs")),
             ("upkeep", include_str!("conformance/upkeep.rs")),
         ] {
             let cases = text.lines().filter_map(|line| {

@@ -10,7 +10,7 @@
 //! and must be caught.
 //!
 //! Time is counted in units of five seconds. What the model leaves out: loss of acknowledged commits,
-//! the end of retention, and a process that is stopped between its last look at the deadline and its
+//! the end of retention, the rest of a key that was freed (it only delays), and a process that is stopped between its last look at the deadline and its
 //! first byte (one step here): the boundaries that the promise names.
 
 use std::collections::BTreeSet;
@@ -187,6 +187,7 @@ impl Protocol {
             fingerprint: Fingerprint::from_bytes([0; 32]),
             credential: CredentialHash::from_bytes([0; 32]),
             lease_remaining: units(stored.lease_until - now),
+            rest_remaining: Duration::ZERO,
             expired: false,
         }
     }

@@ -97,7 +97,7 @@ async fn f2_killed_after_the_claim_and_before_the_forward(setup: Setup) {
     setup
         .records(["resolve", &held, "--not-executed", "--force"])
         .await;
-    let executed = answer(&holding, "held").await;
+    let executed = retry_while_in_progress(&holding, "held").await;
     assert_eq!(
         (executed.status, executed.text(), executed.is_replay()),
         (200, "done", false)

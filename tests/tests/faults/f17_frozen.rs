@@ -9,6 +9,7 @@ use onlyonce_test::upstream::Reply;
 
 use crate::setup::{
     BODY, PATH, Setup, answer, assert_problem, assert_replays, on_each_store, record,
+    retry_while_in_progress,
 };
 
 on_each_store!(
@@ -92,7 +93,7 @@ async fn frees(setup: Setup, failpoint: &str) {
     let refused = setup.try_records(["forget", &frozen.id]).await;
     assert!(refused.is_err_and(|said| said.contains("the request is in flight")));
     setup.records(["forget", &frozen.id, "--force"]).await;
-    let first = answer(&frozen.other, "key").await;
+    let first = retry_while_in_progress(&frozen.other, "key").await;
     assert_eq!((first.status, first.is_replay()), (201, false));
     frozen.thawed(&setup).await;
     assert_eq!(setup.legacy.effects_of("key"), 1);
@@ -104,7 +105,7 @@ async fn f17_frozen_between_forward_and_record_while_the_key_is_executed_again(s
     // The operator believes, wrongly, that it was not executed; what follows is consistent all the same.
     setup.records(["forget", &frozen.id, "--force"]).await;
     setup.legacy.script(Reply::new(201).body("second"));
-    let second = answer(&frozen.other, "key").await;
+    let second = retry_while_in_progress(&frozen.other, "key").await;
     assert_eq!((second.status, second.text()), (201, "second"));
     frozen.thawed(&setup).await;
     assert_eq!(setup.legacy.effects_of("key"), 2);

@@ -129,8 +129,8 @@ pub(super) fn decided(
     }
     let now = match resolution {
         Resolution::Executed(_) => "completed: retries get the response given",
-        Resolution::NotExecuted => "free: the next request with the key executes",
-        Resolution::Forget => "forgotten: the next request with the key executes",
+        Resolution::NotExecuted => "free: in a few seconds the next request with the key executes",
+        Resolution::Forget => "forgotten: in a few seconds the next request with the key executes",
     };
     let mut text = String::new();
     for (id, resolved) in decided {

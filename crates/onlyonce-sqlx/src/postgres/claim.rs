@@ -90,11 +90,12 @@ const INSERT: &str = durable!(
 /// Everything that was decided from the row that was read is asked again: it may have changed since.
 const TAKE_OVER: &str = durable!(
     " update onlyonce_records set token = $2, fingerprint = $3, credential = $4, \
-     epoch = epoch + 1, state = 1, claimed_at = statement_timestamp(), settled_at = null, \
+     epoch = epoch + 1, state = 1, claimed_at = statement_timestamp(), settled_at = null, claimable_at = null, \
      lease_until = statement_timestamp() + $5 * interval '1 microsecond', \
      expires_at = statement_timestamp() + $6 * interval '1 microsecond' \
      from durable where id = $1 and epoch = $7 and ( \
-         expires_at <= statement_timestamp() or state = 0 \
+         expires_at <= statement_timestamp() \
+         or state = 0 and coalesce(claimable_at <= statement_timestamp(), true) \
          or $8 and fingerprint = $3 \
             and (state = 3 or state = 1 and lease_until <= statement_timestamp())) \
      returning epoch"

@@ -3,8 +3,11 @@
 //! A list reads the whole table. An index that could spare that would be on a column that changes, and
 //! cost every completion its heap-only update; operators ask seldom.
 
-use onlyonce::store::operator::{Detail, Filter, Resolution, Resolved, Summary, refuse};
-use onlyonce::{RecordId, StoredState, Timestamp};
+use onlyonce::store::operator::{
+    Detail, FREED_REST, FREED_REST_UNCONFIRMED, Filter, Resolution, Resolved, Summary, refuse,
+};
+use onlyonce::store::{Confirmed, Generation, StoreErrorKind};
+use onlyonce::{Epoch, RecordId, StoredState, Timestamp};
 use sqlx::postgres::PgRow;
 use sqlx::{Row, query};
 
@@ -12,7 +15,9 @@ use super::call::Call;
 use super::days;
 use super::failure::Failure;
 use super::id::Uuid;
-use super::row::{day, durable, epoch, epoch_number, response, state, timestamp, token};
+use super::row::{
+    day, digest, durable, epoch, epoch_number, micros, response, state, timestamp, token,
+};
 use super::session::Session;
 
 const ROUNDS: u32 = 8;
@@ -46,8 +51,22 @@ const SHOW: &str = summary!(
      from onlyonce_records r where r.id = $1 and r.expires_at > statement_timestamp()"
 );
 
+/// A decision, whose first part is called `resolved`. The generation changes where that changed the record, and
+/// with it; a row that somebody deleted is made anew.
+macro_rules! decided {
+    ($resolved:literal) => {
+        durable!(
+            $resolved,
+            ", renewed as ( \
+             insert into onlyonce_generation (generation) select $4 from resolved \
+             on conflict (single) do update set generation = excluded.generation) \
+             select epoch from resolved"
+        )
+    };
+}
+
 /// The state that was read is named as well: an owner may settle without raising the epoch.
-const EXECUTED: &str = durable!(
+const EXECUTED: &str = decided!(
     ", resolved as ( \
      update onlyonce_records \
      set epoch = epoch + 1, state = 2, settled_at = statement_timestamp() from durable \
@@ -55,18 +74,29 @@ const EXECUTED: &str = durable!(
      returning token, epoch, settled_at, expires_at), \
      kept as ( \
      insert into onlyonce_responses (day, token, epoch, expires_at, response) \
-     select (settled_at at time zone 'UTC')::date, token, epoch, expires_at, $4 from resolved \
+     select (settled_at at time zone 'UTC')::date, token, epoch, expires_at, $5 from resolved \
      on conflict (token, epoch, day) do update \
-     set response = excluded.response, expires_at = excluded.expires_at) \
-     select epoch from resolved"
+     set response = excluded.response, expires_at = excluded.expires_at)"
 );
 
-const FREED: &str = durable!(
-    " update onlyonce_records \
-     set epoch = epoch + 1, state = 0, settled_at = statement_timestamp() from durable \
+const FREED: &str = decided!(
+    ", resolved as ( \
+     update onlyonce_records \
+     set epoch = epoch + 1, state = 0, settled_at = statement_timestamp(), \
+         claimable_at = statement_timestamp() + $5 * interval '1 microsecond' from durable \
      where id = $1 and epoch = $2 and state = $3 and expires_at > statement_timestamp() \
-     returning epoch"
+     returning epoch)"
 );
+
+/// Where no other decision has been made since, and nobody has claimed.
+const REST: &str = durable!(
+    " update onlyonce_records \
+     set claimable_at = statement_timestamp() + $3 * interval '1 microsecond' from durable \
+     where id = $1 and epoch = $2 and state = 0"
+);
+
+const CONFIRM: &str = "select generation, \
+     (extract(epoch from statement_timestamp()) * 1000000)::bigint as now from onlyonce_generation";
 
 /// Lists records.
 #[derive(Debug)]
@@ -144,6 +174,26 @@ impl Call for Resolve<'_> {
     }
 }
 
+/// Cuts the rest of a key that was freed to what it has to be, once the decision is known to be committed.
+#[derive(Debug)]
+pub(super) struct Rest<'a> {
+    pub(super) id: &'a RecordId,
+    /// The decision's.
+    pub(super) epoch: Epoch,
+}
+
+impl Call for Rest<'_> {
+    type Output = ();
+
+    async fn run(&self, session: &mut Session) -> Result<(), Failure> {
+        let statement = query(REST)
+            .bind(Uuid(*self.id.as_bytes()))
+            .bind(epoch_number(self.epoch)?)
+            .bind(micros(FREED_REST));
+        session.fetch(statement).await.map(drop)
+    }
+}
+
 impl Resolve<'_> {
     async fn write(
         &self,
@@ -151,18 +201,43 @@ impl Resolve<'_> {
         read: &Summary,
         stored: StoredState,
     ) -> Result<Option<PgRow>, Failure> {
-        let (text, response) = match self.resolution {
-            Resolution::Executed(response) => (EXECUTED, Some(&response[..])),
-            Resolution::NotExecuted | Resolution::Forget => (FREED, None),
+        let generation = Generation::random();
+        let statement = |text| {
+            Ok::<_, Failure>(
+                query(text)
+                    .bind(Uuid(*self.id.as_bytes()))
+                    .bind(epoch_number(read.epoch)?)
+                    .bind(stored.code())
+                    .bind(generation.as_bytes().as_slice()),
+            )
         };
-        let mut statement = query(text)
-            .bind(Uuid(*self.id.as_bytes()))
-            .bind(epoch_number(read.epoch)?)
-            .bind(stored.code());
-        if let Some(response) = response {
-            statement = statement.bind(response);
-        }
+        let statement = match self.resolution {
+            Resolution::Executed(response) => statement(EXECUTED)?.bind(&response[..]),
+            Resolution::NotExecuted | Resolution::Forget => {
+                statement(FREED)?.bind(micros(FREED_REST_UNCONFIRMED))
+            }
+        };
         session.fetch(statement).await
+    }
+}
+
+/// Reads generation and time.
+#[derive(Debug)]
+pub(super) struct Confirm;
+
+impl Call for Confirm {
+    type Output = Confirmed;
+
+    async fn run(&self, session: &mut Session) -> Result<Confirmed, Failure> {
+        let row = session.fetch(query(CONFIRM)).await?.ok_or_else(|| {
+            let said =
+                "the table onlyonce_generation has lost its row: any decision makes a new one";
+            Failure::other(StoreErrorKind::Incompatible, said)
+        })?;
+        Ok(Confirmed {
+            generation: Generation::from_bytes(digest(&row, "generation")?),
+            now: timestamp(&row, "now")?,
+        })
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) struct Day(i32);
 const READ: &str = "select token, epoch, state, fingerprint, credential, \
      greatest(0, extract(epoch from lease_until - statement_timestamp()) * 1000000)::bigint \
          as lease_remaining, \
+     greatest(0, coalesce(extract(epoch from claimable_at - statement_timestamp()), 0) * 1000000)::bigint \
+         as rest_remaining, \
      expires_at <= statement_timestamp() as expired, \
      (extract(epoch from expires_at) * 1000000)::bigint as expires_at, \
      to_char(settled_at at time zone 'UTC', 'YYYYMMDD')::integer as day \
@@ -62,14 +64,14 @@ pub(super) async fn read(session: &mut Session, id: &RecordId) -> Result<Option<
 }
 
 fn found(row: &PgRow) -> Result<Found, Failure> {
-    let remaining: i64 = row.try_get("lease_remaining")?;
     let row_found = Row {
         token: token(row)?,
         epoch: epoch(row)?,
         state: state(row, "state")?,
         fingerprint: Fingerprint::from_bytes(digest(row, "fingerprint")?),
         credential: CredentialHash::from_bytes(digest(row, "credential")?),
-        lease_remaining: Duration::from_micros(u64::try_from(remaining).unwrap_or(0)),
+        lease_remaining: remaining(row, "lease_remaining")?,
+        rest_remaining: remaining(row, "rest_remaining")?,
         expired: row.try_get("expired")?,
     };
     Ok(Found {
@@ -136,7 +138,10 @@ impl Found {
             return Ok(None);
         }
         Ok(match row.state_now() {
-            StoredState::Free => None,
+            StoredState::Free if row.rest_remaining.is_zero() => None,
+            StoredState::Free => Some(Present::InFlight {
+                lease_remaining: row.rest_remaining,
+            }),
             StoredState::InFlight => Some(Present::InFlight {
                 lease_remaining: row.lease_remaining,
             }),
@@ -190,13 +195,20 @@ pub(super) fn timestamp(row: &PgRow, column: &str) -> Result<Timestamp, Failure>
     Ok(Timestamp::from_micros(row.try_get(column)?))
 }
 
+/// A column that holds microseconds to come; what is over is zero.
+fn remaining(row: &PgRow, column: &str) -> Result<Duration, Failure> {
+    let micros: i64 = row.try_get(column)?;
+    Ok(Duration::from_micros(u64::try_from(micros).unwrap_or(0)))
+}
+
 /// A duration as SQL takes it: microseconds, a hundred years at the most (dates end somewhere).
 pub(super) fn micros(duration: Duration) -> i64 {
     const CENTURY: i64 = 100 * 365 * 86_400 * 1_000_000;
     i64::try_from(duration.as_micros()).map_or(CENTURY, |micros| micros.min(CENTURY))
 }
 
-fn digest(row: &PgRow, column: &str) -> Result<[u8; 32], Failure> {
+/// A column of 32 bytes.
+pub(super) fn digest(row: &PgRow, column: &str) -> Result<[u8; 32], Failure> {
     let bytes: &[u8] = row.try_get(column)?;
     bytes.try_into().map_err(incompatible)
 }

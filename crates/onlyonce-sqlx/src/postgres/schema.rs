@@ -20,11 +20,19 @@ struct Migration {
     statements: &'static str,
 }
 
-const MIGRATIONS: [Migration; 1] = [Migration {
-    version: 1,
-    min_compatible: 1,
-    statements: include_str!("../../migrations/postgres/0001_records.sql"),
-}];
+const MIGRATIONS: [Migration; 2] = [
+    Migration {
+        version: 1,
+        min_compatible: 1,
+        statements: include_str!("../../migrations/postgres/0001_records.sql"),
+    },
+    Migration {
+        version: 2,
+        // An older program would neither change the generation nor let a freed record rest.
+        min_compatible: 2,
+        statements: include_str!("../../migrations/postgres/0002_generation.sql"),
+    },
+];
 
 /// The newest version that this program knows.
 const KNOWN: i32 = MIGRATIONS[MIGRATIONS.len() - 1].version;

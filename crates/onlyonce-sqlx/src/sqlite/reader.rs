@@ -5,11 +5,12 @@ use std::sync::mpsc::Receiver;
 
 use onlyonce::clock::Clock;
 use onlyonce::store::operator::{Detail, Filter, Summary};
-use onlyonce::store::{Present, StoreError};
+use onlyonce::store::{Confirmed, Present, StoreError};
 use onlyonce::{RecordId, StoredState, Timestamp};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
+use super::connection::FileIdentity;
 use super::fault::Fault;
 use super::queue::{Queue, answer};
 use super::row::{self, Record, columns};
@@ -23,12 +24,14 @@ pub(super) struct Reader(Queue<Read>);
 #[derive(Debug)]
 pub(super) struct Reading<'a> {
     connection: &'a Connection,
+    file: &'a FileIdentity,
     now: Timestamp,
 }
 
 impl Reader {
     pub(super) fn start(
         connection: Connection,
+        file: FileIdentity,
         clock: Arc<dyn Clock>,
         places: usize,
     ) -> Result<Self, StoreError> {
@@ -36,6 +39,7 @@ impl Reader {
             while let Ok(read) = reads.recv() {
                 read(&Reading {
                     connection: &connection,
+                    file: &file,
                     now: clock.now(),
                 });
             }
@@ -76,6 +80,17 @@ const NEWEST_FIRST: &str = concat!(
 );
 
 impl Reading<'_> {
+    /// Not for a file that the writer would refuse: nobody else sees what is in it.
+    pub(super) fn confirm(&self) -> Result<Confirmed, Fault> {
+        if !self.file.still_there() {
+            return Err(Fault::Replaced);
+        }
+        Ok(Confirmed {
+            generation: row::generation(self.connection)?,
+            now: self.now,
+        })
+    }
+
     pub(super) fn find(&self, id: &RecordId) -> Result<Option<Present>, Fault> {
         let mut statement = self.connection.prepare_cached(WITH_BODY)?;
         let mut rows = statement.query([id.as_bytes()])?;

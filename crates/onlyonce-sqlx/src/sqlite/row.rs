@@ -1,9 +1,11 @@
 //! A record as the file keeps it, and back.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use onlyonce::store::decision::Row;
 use onlyonce::store::operator::Summary;
-use onlyonce::store::{Claim, Completed, Present};
+use onlyonce::store::{Claim, Completed, Generation, Present};
 use onlyonce::{CredentialHash, Epoch, Fingerprint, RecordId, StoredState, Timestamp, Token};
 use rusqlite::Connection;
 
@@ -13,13 +15,13 @@ use super::fault::Fault;
 macro_rules! columns {
     () => {
         "number, id, token, epoch, state, fingerprint, credential, \
-         claimed_at, lease_until, settled_at, expires_at"
+         claimed_at, lease_until, settled_at, expires_at, claimable_at"
     };
 }
 pub(super) use columns;
 
 /// The place of a body that was selected after [`columns!`].
-pub(super) const BODY: usize = 11;
+pub(super) const BODY: usize = 12;
 
 /// One row of the table `record`.
 #[derive(Debug, Clone)]
@@ -35,6 +37,7 @@ pub(super) struct Record {
     lease_until: Timestamp,
     settled_at: Option<Timestamp>,
     expires_at: Timestamp,
+    claimable_at: Option<Timestamp>,
 }
 
 impl Record {
@@ -62,6 +65,7 @@ impl Record {
             lease_until: Timestamp::from_micros(row.get(8)?),
             settled_at: row.get::<_, Option<i64>>(9)?.map(Timestamp::from_micros),
             expires_at: Timestamp::from_micros(row.get(10)?),
+            claimable_at: row.get::<_, Option<i64>>(11)?.map(Timestamp::from_micros),
         })
     }
 
@@ -74,6 +78,7 @@ impl Record {
             fingerprint: self.fingerprint,
             credential: self.credential,
             lease_remaining: self.lease_until.since(now),
+            rest_remaining: self.claimable_at.map_or(Duration::ZERO, |at| at.since(now)),
             expired: self.expires_at <= now,
         }
     }
@@ -89,7 +94,10 @@ impl Record {
             return Ok(None);
         }
         Ok(match row.state_now() {
-            StoredState::Free => None,
+            StoredState::Free if row.rest_remaining.is_zero() => None,
+            StoredState::Free => Some(Present::InFlight {
+                lease_remaining: row.rest_remaining,
+            }),
             StoredState::InFlight => Some(Present::InFlight {
                 lease_remaining: row.lease_remaining,
             }),
@@ -145,6 +153,43 @@ pub(super) fn insert(
     ))?)
 }
 
+/// Says from when on a record that an operator freed takes claims; nothing where it is no longer that one.
+pub(super) fn rest_until(
+    connection: &Connection,
+    id: &RecordId,
+    epoch: Epoch,
+    until: Timestamp,
+) -> Result<(), Fault> {
+    let mut statement = connection.prepare_cached(
+        "update record set claimable_at = ?3 where id = ?1 and epoch = ?2 and state = ?4",
+    )?;
+    statement.execute((
+        id.as_bytes(),
+        epoch.get(),
+        until.as_micros(),
+        StoredState::Free.code(),
+    ))?;
+    Ok(())
+}
+
+/// The store's generation.
+pub(super) fn generation(connection: &Connection) -> Result<Generation, Fault> {
+    let mut statement = connection.prepare_cached("select generation from generation")?;
+    let mut rows = statement.query([])?;
+    let row = rows.next()?.ok_or(Fault::Unreadable(
+        "no generation: any decision makes a new one",
+    ))?;
+    Ok(Generation::from_bytes(row.get(0)?))
+}
+
+/// Gives the store another generation. A row that somebody deleted is made anew.
+pub(super) fn renew_generation(connection: &Connection) -> Result<(), Fault> {
+    let mut statement = connection
+        .prepare_cached("insert or replace into generation (single, generation) values (1, ?1)")?;
+    statement.execute([Generation::random().as_bytes()])?;
+    Ok(())
+}
+
 /// Gives a record to another owner; its old response goes.
 pub(super) fn take_over(
     connection: &Connection,
@@ -155,7 +200,8 @@ pub(super) fn take_over(
     let epoch = record.epoch.next();
     let mut statement = connection.prepare_cached(
         "update record set token = ?3, epoch = ?4, state = ?5, fingerprint = ?6, credential = ?7, \
-                           claimed_at = ?8, lease_until = ?9, settled_at = null, expires_at = ?10 \
+                           claimed_at = ?8, lease_until = ?9, settled_at = null, expires_at = ?10, \
+                           claimable_at = null \
          where number = ?1 and epoch = ?2",
     )?;
     let changed = statement.execute((

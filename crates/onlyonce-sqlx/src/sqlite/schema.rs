@@ -1,18 +1,22 @@
 //! The tables, and which versions of them this program can use.
 //!
 //! `user_version` holds `1000 × major + number of the last migration`. Within a major version migrations
-//! only add, so that an older program goes on working on a newer file; another major is refused.
+//! only add, so that an older program goes on working on a newer file. One that changes what a program must
+//! do raises the major: a file of an older major is migrated, of a newer one refused.
 
 use onlyonce::store::{StoreError, StoreErrorKind};
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::fault::Fault;
 
-const MAJOR: u32 = 1;
+const MAJOR: u32 = 2;
 const MAJOR_STEP: u32 = 1000;
 
 /// Each runs once, in order, in one transaction with its number. Never change one that was released.
-const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/sqlite/0001_record.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../migrations/sqlite/0001_record.sql"),
+    include_str!("../../migrations/sqlite/0002_generation.sql"),
+];
 
 /// "only" in ASCII: tells our files from other programs'.
 const APPLICATION_ID: i32 = 0x6F6E_6C79;
@@ -61,7 +65,7 @@ fn missing(connection: &Connection) -> Result<&'static [&'static str], StoreErro
         return Ok(&MIGRATIONS);
     }
     let version = u32::try_from(version).unwrap_or(0);
-    if version / MAJOR_STEP != MAJOR {
+    if !(1..=MAJOR).contains(&(version / MAJOR_STEP)) {
         return Err(incompatible(format!(
             "the file has tables of version {version}; this program can use {}: \
              use the program that wrote it, or another file",

@@ -1,7 +1,7 @@
 //! What the writing thread can be asked for. Each runs inside the transaction of its batch.
 
 use onlyonce::store::decision::{ClaimDecision, SettleDecision, decide_claim, decide_settle};
-use onlyonce::store::operator::{Resolution, Resolved, refuse};
+use onlyonce::store::operator::{FREED_REST, FREED_REST_UNCONFIRMED, Resolution, Resolved, refuse};
 use onlyonce::store::{Claim, Claimed, Settled, Settlement};
 use onlyonce::{Epoch, RecordId, StoredState, Timestamp};
 use rusqlite::Connection;
@@ -165,6 +165,9 @@ impl Write for Resolve {
         };
         let epoch = record.epoch.next();
         row::end(connection, &record, epoch, state, response, now)?;
+        let until = now.plus(FREED_REST_UNCONFIRMED);
+        row::rest_until(connection, &self.id, epoch, until)?;
+        row::renew_generation(connection)?;
         Ok(Resolved::Done(epoch))
     }
 
@@ -173,6 +176,23 @@ impl Write for Resolve {
             Resolution::Executed(response) => response.len(),
             Resolution::NotExecuted | Resolution::Forget => 0,
         }
+    }
+}
+
+/// Cuts the rest of a key that was freed to what it has to be, once the decision is known to be committed.
+#[derive(Debug)]
+pub(super) struct Rest {
+    pub(super) id: RecordId,
+    /// The decision's.
+    pub(super) epoch: Epoch,
+}
+
+impl Write for Rest {
+    type Answer = ();
+
+    fn run(&self, batch: Batch<'_>) -> Result<(), Fault> {
+        let until = batch.now.plus(FREED_REST);
+        row::rest_until(batch.connection, &self.id, self.epoch, until)
     }
 }
 

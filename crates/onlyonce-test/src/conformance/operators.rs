@@ -10,8 +10,8 @@ use onlyonce::{Epoch, RecordId, StoredState};
 
 use super::Fixture;
 use super::sample::{
-    LEASE, PAST_DOUBT, PAST_LEASE, PAST_RETENTION, RETENTION, acquired, claim, completed, id,
-    misuse, outcome, reexecuting, response, rival,
+    LEASE, PAST_DOUBT, PAST_LEASE, PAST_REST, PAST_RETENTION, RETENTION, acquired, claim,
+    completed, id, misuse, outcome, reexecuting, response, rival,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -187,6 +187,7 @@ pub async fn what_is_in_flight_is_freed_by_force_and_its_owner_is_stale<F: Fixtu
             assert_eq!(settled, Settled::Stale, "{late:?} after {resolution:?}");
         }
     }
+    f.advance(PAST_REST).await;
     let by_hand = response(f.store().find(&id(1)).await.unwrap());
     assert_eq!(by_hand, Some("by hand".into()));
     assert_eq!(f.store().find(&id(2)).await.unwrap(), None);
@@ -261,6 +262,7 @@ pub async fn an_unknown_record_is_freed<F: Fixture>(f: Arc<F>) {
         .await;
     let freed = done(freed.unwrap());
     assert!(freed > epoch);
+    f.advance(PAST_REST).await;
     assert_eq!(f.store().find(&owner.id).await.unwrap(), None);
     let shown = summary(&*f, &owner.id).await;
     assert_eq!((shown.state, shown.epoch), (StoredState::Free, freed));
@@ -348,6 +350,7 @@ pub async fn a_completed_record_is_forgotten_and_executes_again<F: Fixture>(f: A
         .unwrap();
     assert_eq!(late, Settled::Stale);
 
+    f.advance(PAST_REST).await;
     let new = rival(&old);
     let epoch = acquired(f.store().claim(&new).await);
     assert!(epoch > forgotten);
@@ -403,6 +406,7 @@ pub async fn epochs_never_go_down<F: Fixture>(f: Arc<F>) {
         .resolve(&first.id, &Resolution::NotExecuted, false)
         .await;
     raise(done(resolved.unwrap()));
+    f.advance(PAST_REST).await;
     let third = misuse(&first);
     let epoch = acquired(f.store().claim(&third).await);
     raise(epoch);

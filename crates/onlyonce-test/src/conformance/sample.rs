@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use onlyonce::store::operator::FREED_REST;
 use onlyonce::store::{
     Claim, Claimed, Completed, OnUnknown, Operator, Present, Settlement, StoreError,
 };
@@ -19,6 +20,9 @@ pub const PAST_DOUBT: Duration = Duration::from_secs(180);
 pub const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 /// More than [`RETENTION`].
 pub const PAST_RETENTION: Duration = Duration::from_secs(25 * 60 * 60);
+
+/// More than [`FREED_REST`]: a key that an operator freed takes claims again.
+pub const PAST_REST: Duration = FREED_REST.saturating_add(Duration::from_secs(1));
 
 /// An id of its own for each number.
 pub fn id(number: u16) -> RecordId {

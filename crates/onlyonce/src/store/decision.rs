@@ -27,6 +27,7 @@
 //!     fingerprint: claim.fingerprint,
 //!     credential: claim.credential,
 //!     lease_remaining: Duration::ZERO,
+//!     rest_remaining: Duration::ZERO,
 //!     expired: false,
 //! };
 //! // A silent owner is unknown, and by default nobody executes again.
@@ -53,6 +54,9 @@ pub struct Row {
     pub credential: CredentialHash,
     /// What is left of the lease; zero once it has lapsed.
     pub lease_remaining: Duration,
+    /// Where it is free: for how long it takes no claim yet, since an operator freed it; zero where an owner
+    /// did.
+    pub rest_remaining: Duration,
     /// Whether retention is over.
     pub expired: bool,
 }
@@ -88,7 +92,8 @@ pub enum ClaimDecision {
 /// Decides what `claim` may do with `row`.
 ///
 /// A free or expired row is taken over whatever its fingerprint, since nothing was executed under it or
-/// its retention is over; an unknown one only by [`OnUnknown::Reexecute`] with the same fingerprint.
+/// its retention is over, unless it rests: then the claim finds it in flight, so that its sender comes back.
+/// An unknown one is taken over only by [`OnUnknown::Reexecute`] with the same fingerprint.
 pub fn decide_claim(row: &Row, claim: &Claim) -> ClaimDecision {
     // Own first, even when the lease lapsed meanwhile: the owner's deadline, started before the claim
     // was sent, keeps it from forwarding; being told so lets it release.
@@ -99,6 +104,8 @@ pub fn decide_claim(row: &Row, claim: &Claim) -> ClaimDecision {
         return ClaimDecision::TakeOver { read: row.epoch };
     }
     match row.state_now() {
+        // Old answers may still be shown elsewhere.
+        StoredState::Free if !row.rest_remaining.is_zero() => ClaimDecision::InFlight,
         StoredState::Free => ClaimDecision::TakeOver { read: row.epoch },
         StoredState::InFlight => ClaimDecision::InFlight,
         StoredState::Completed => ClaimDecision::Completed,

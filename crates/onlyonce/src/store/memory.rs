@@ -20,7 +20,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::decision::{ClaimDecision, Row, SettleDecision, decide_claim, decide_settle};
-use super::operator::{Detail, Filter, Operator, Resolution, Resolved, Summary, Sweep, refuse};
+use super::operator::{
+    Detail, FREED_REST, Filter, Operator, Resolution, Resolved, Summary, Sweep, refuse,
+};
 use super::{Cacheable, Confirmed, Generation};
 use super::{Claim, Claimed, Completed, Present, Settled, Settlement, Store};
 use super::{StoreError, StoreErrorKind};
@@ -53,6 +55,7 @@ struct Entry {
     lease_until: Timestamp,
     settled_at: Option<Timestamp>,
     expires_at: Timestamp,
+    claimable_at: Option<Timestamp>,
     response: Option<Bytes>,
 }
 
@@ -105,6 +108,7 @@ impl Entry {
             lease_until: now.plus(claim.lease),
             settled_at: None,
             expires_at: now.plus(claim.retention),
+            claimable_at: None,
             response: None,
         }
     }
@@ -117,6 +121,7 @@ impl Entry {
             fingerprint: self.fingerprint,
             credential: self.credential,
             lease_remaining: self.lease_until.since(now),
+            rest_remaining: self.claimable_at.map_or(Duration::ZERO, |at| at.since(now)),
             expired: self.expires_at <= now,
         }
     }
@@ -127,7 +132,10 @@ impl Entry {
             return None;
         }
         match row.state_now() {
-            StoredState::Free => None,
+            StoredState::Free if row.rest_remaining.is_zero() => None,
+            StoredState::Free => Some(Present::InFlight {
+                lease_remaining: row.rest_remaining,
+            }),
             StoredState::InFlight => Some(Present::InFlight {
                 lease_remaining: row.lease_remaining,
             }),
@@ -319,6 +327,7 @@ impl Operator for MemoryStore {
             Resolution::Executed(response) => (StoredState::Completed, Some(response.clone())),
             Resolution::NotExecuted | Resolution::Forget => (StoredState::Free, None),
         };
+        entry.claimable_at = (entry.state == StoredState::Free).then(|| now.plus(FREED_REST));
         let epoch = entry.epoch;
         table.put(*id, entry);
         table.generation = Generation::random();

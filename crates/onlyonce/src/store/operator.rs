@@ -6,6 +6,9 @@
 //!
 //! A record that is in flight, or has been unknown for less than its request's deadline, may still have
 //! a living owner. It is [`Refused`] unless the operator says `force`.
+//!
+//! Each decision gives the store another [`Generation`](super::Generation) as well, in the same transaction,
+//! and a key that it frees rests for [`FREED_REST`]: claims find it in flight meanwhile.
 
 use std::future::Future;
 use std::time::Duration;
@@ -17,6 +20,17 @@ use crate::record::{Epoch, RecordId, StoredState, Timestamp};
 
 /// Added to a request's deadline to make its lease: time for the owner to end itself and say so.
 pub const LEASE_MARGIN: Duration = Duration::from_secs(5);
+
+/// How long a key that an operator freed takes no claim, counted from when the decision is known to be committed.
+///
+/// Until then others may answer retries from what they kept of the record
+/// ([`CONFIRMED_FOR`](crate::cached::CONFIRMED_FOR) at the most). Past that, whoever executes anew can be sure
+/// that nobody is shown the old answer any more.
+pub const FREED_REST: Duration = Duration::from_secs(3);
+
+/// The rest that a decision is written with, before it is known to be committed: a commit can take its time,
+/// and the rest must not run out meanwhile. Then it is cut to [`FREED_REST`].
+pub const FREED_REST_UNCONFIRMED: Duration = Duration::from_secs(60);
 
 /// A record as an operator sees it. Times are of the store's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +76,7 @@ pub enum Resolution {
     Executed(Bytes),
     /// It did not happen: free the key. For unknown records.
     NotExecuted,
-    /// Forget the record, whatever its outcome: the next request with the key executes.
+    /// Forget the record, whatever its outcome: after [`FREED_REST`] the next request with the key executes.
     Forget,
 }
 
@@ -88,7 +102,7 @@ pub enum Refused {
     NotUnknown,
 }
 
-/// What operators do. Every decision raises the epoch and keeps the row.
+/// What operators do. Every decision raises the epoch, keeps the row, and changes the store's generation.
 pub trait Operator: Store {
     /// Lists records, newest claim first.
     ///

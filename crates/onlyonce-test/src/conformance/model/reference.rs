@@ -2,7 +2,7 @@
 
 use onlyonce::StoredState;
 use onlyonce::store::OnUnknown;
-use onlyonce::store::operator::Refused;
+use onlyonce::store::operator::{FREED_REST, Refused};
 use proptest::prelude::*;
 use proptest_state_machine::ReferenceStateMachine;
 
@@ -45,6 +45,8 @@ struct Record {
     lease_until: u64,
     expires_at: u64,
     settled_at: Option<u64>,
+    /// Where it is free: from when on it takes claims.
+    claimable_at: u64,
 }
 
 /// All records, the time, and what the last step should have answered.
@@ -67,6 +69,7 @@ impl Record {
             lease_until: now + owner.lease(),
             expires_at: now + owner.retention(),
             settled_at: None,
+            claimable_at: 0,
         }
     }
 
@@ -81,6 +84,7 @@ impl Record {
     fn answer_at(&self, now: u64) -> Answer {
         let (fingerprint, credential) = (self.owner.fingerprint(), self.owner.credential());
         match self.phase_at(now) {
+            Phase::Free if now < self.claimable_at => Answer::InFlight,
             Phase::Free => Answer::Nothing,
             Phase::InFlight => Answer::InFlight,
             Phase::Unknown => Answer::Unknown {
@@ -207,6 +211,7 @@ impl Model {
         record.epoch += 1;
         record.phase = phase;
         record.settled_at = Some(now);
+        record.claimable_at = now + FREED_REST.as_secs();
         Answer::Acquired(record.epoch)
     }
 
