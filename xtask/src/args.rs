@@ -14,6 +14,8 @@ cargo xtask test [--install] [-- ARGS]
 cargo xtask servers [--install] [--for SECONDS]
     Starts the servers that tests need, prints `export` lines, and stays until
     Ctrl-C, for `cargo nextest run -p …` in another terminal.
+cargo xtask bench [--install] [--smoke] [--only CASE,…]
+    Measures, and writes docs/benchmarks.md. `cargo xtask bench --help` says more.
 cargo xtask fuzz [--seconds 20]
     Runs each fuzz target for so long.";
 
@@ -29,13 +31,17 @@ pub(crate) enum Task {
         install: bool,
         seconds: Option<Duration>,
     },
+    Bench {
+        install: bool,
+        args: Vec<OsString>,
+    },
     Fuzz {
         seconds: Duration,
     },
 }
 
 /// The names of the tasks, for the check of the README.
-pub(crate) const TASKS: [&str; 3] = ["test", "servers", "fuzz"];
+pub(crate) const TASKS: [&str; 4] = ["test", "servers", "bench", "fuzz"];
 
 impl Task {
     pub(crate) fn from_env() -> Result<Self, lexopt::Error> {
@@ -51,6 +57,14 @@ impl Task {
                 Long("install") => install = true,
                 Long("for") | Long("seconds") => {
                     seconds = Some(Duration::from_secs(parser.value()?.parse()?));
+                }
+                // The benchmarks read their own arguments.
+                Value(name) if task.is_none() && name == "bench" => {
+                    let mut args: Vec<_> = parser.raw_args()?.collect();
+                    let all = args.len();
+                    args.retain(|arg| arg != "--install");
+                    let install = install || args.len() < all;
+                    return Ok(Self::Bench { install, args });
                 }
                 Value(name) if task.is_none() => task = Some(name.string()?),
                 // What stands after `--`.
@@ -103,8 +117,21 @@ mod tests {
     }
 
     #[test]
+    fn the_benchmarks_get_all_but_install() {
+        let task = parse(&["bench", "--only", "fresh", "--install", "--smoke"]);
+        let Ok(Task::Bench {
+            install: true,
+            args,
+        }) = task
+        else {
+            panic!("{task:?}")
+        };
+        assert_eq!(args, ["--only", "fresh", "--smoke"]);
+    }
+
+    #[test]
     fn what_is_not_known_is_refused() {
-        for wrong in [&["bench"][..], &["servers", "--bind", "x"], &["fuzz", "y"]] {
+        for wrong in [&["run"][..], &["servers", "--bind", "x"], &["fuzz", "y"]] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }
         for task in TASKS {

@@ -1,10 +1,11 @@
-//! Everything that a newcomer or CI runs: `cargo xtask test | servers | fuzz`.
+//! Everything that a newcomer or CI runs: `cargo xtask test | servers | bench | fuzz`.
 
 use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 
 mod args;
+mod bench;
 mod fuzz;
 mod python;
 mod readme;
@@ -51,6 +52,7 @@ async fn run(task: Task) -> Result<(), Failure> {
         }
         Task::Test { install, filter } => test::run(install, &filter).await,
         Task::Servers { install, seconds } => servers::serve(install, seconds).await,
+        Task::Bench { install, args } => bench::run(install, &args).await,
         Task::Fuzz { seconds } => fuzz::run(seconds).await,
     }
 }

@@ -70,7 +70,7 @@ impl Servers {
 
 /// `cargo xtask servers`.
 pub(crate) async fn serve(install: bool, seconds: Option<Duration>) -> Result<(), Failure> {
-    tools::require(install).await?;
+    tools::require(install, tools::Purpose::Test).await?;
     let servers = Servers::start()?;
     let mut out = std::io::stdout().lock();
     for (name, value) in servers.environment()? {

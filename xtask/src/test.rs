@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use tokio::process::Command;
 
 use crate::Failure;
+use crate::bench;
 use crate::readme;
 use crate::servers::Servers;
 use crate::steps::{Steps, cargo};
@@ -12,11 +13,13 @@ use crate::tools;
 
 /// One set of features for everything that is built, so that it is built once: the crash tests need a
 /// binary with failpoints.
-const FEATURES: &str = "--features=onlyonce-proxy/failpoints";
+pub(crate) const FEATURES: &str = "--features=onlyonce-proxy/failpoints";
 
 pub(crate) async fn run(install: bool, filter: &[OsString]) -> Result<(), Failure> {
     let mut steps = Steps::new();
-    steps.step("tools", tools::require(install)).await?;
+    steps
+        .step("tools", tools::require(install, tools::Purpose::Test))
+        .await?;
     if filter.is_empty() {
         lint(&mut steps).await?;
     }
@@ -35,6 +38,7 @@ pub(crate) async fn run(install: bool, filter: &[OsString]) -> Result<(), Failur
         steps
             .run("doctests", cargo(doctests).envs(environment))
             .await?;
+        bench::smoke(&mut steps).await?;
         let docs = ["doc", "--workspace", "--no-deps", FEATURES];
         steps
             .run("docs", cargo(docs).env("RUSTDOCFLAGS", "-D warnings"))

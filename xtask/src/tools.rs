@@ -1,4 +1,4 @@
-//! The programs that tests need: found on this machine, or installed.
+//! The programs that tests and benchmarks need: found on this machine, or installed.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -8,43 +8,65 @@ use tokio::process::Command;
 
 use crate::{Failure, python};
 
+/// What the programs are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The tests, which also run the benchmarks for a second each.
+    Test,
+    /// The benchmarks alone.
+    Bench,
+}
+
 /// A program that comes with the system.
 struct Tool {
     name: &'static str,
     package: &'static str,
     found: fn() -> bool,
+    benchmarked: bool,
 }
 
-const TOOLS: [Tool; 6] = [
+const TOOLS: [Tool; 7] = [
     Tool {
         name: "PostgreSQL, the server",
         package: "postgresql",
         found: has_postgres,
+        benchmarked: true,
     },
     Tool {
         name: "PgBouncer",
         package: "pgbouncer",
         found: || find("pgbouncer").is_some(),
+        benchmarked: false,
     },
     Tool {
         name: "Redis",
         package: "redis-server",
         found: || redis::find().is_some(),
+        benchmarked: true,
     },
     Tool {
         name: "nginx",
         package: "nginx",
         found: || find("nginx").is_some(),
+        benchmarked: true,
+    },
+    Tool {
+        name: "wrk",
+        package: "wrk",
+        found: || find("wrk").is_some(),
+        benchmarked: true,
     },
     Tool {
         name: "curl",
         package: "curl",
         found: || find("curl").is_some(),
+        benchmarked: false,
     },
     Tool {
         name: "Python 3 with venv",
         package: "python3-venv",
         found: python::has_venv,
+        benchmarked: false,
     },
 ];
 
@@ -53,9 +75,11 @@ fn has_postgres() -> bool {
 }
 
 /// Makes sure that everything is here; with `install` by installing what is not.
-pub(crate) async fn require(install: bool) -> Result<(), Failure> {
-    let missing: Vec<_> = TOOLS.iter().filter(|tool| !(tool.found)()).collect();
-    let environment = python::is_ready();
+pub(crate) async fn require(install: bool, purpose: Purpose) -> Result<(), Failure> {
+    let needed = |tool: &&Tool| tool.benchmarked || purpose == Purpose::Test;
+    let needed: Vec<_> = TOOLS.iter().filter(needed).collect();
+    let missing: Vec<_> = needed.iter().filter(|tool| !(tool.found)()).collect();
+    let environment = purpose == Purpose::Bench || python::is_ready();
     if missing.is_empty() && environment {
         return Ok(());
     }
@@ -66,7 +90,7 @@ pub(crate) async fn require(install: bool) -> Result<(), Failure> {
         let python = (!environment).then(|| format!("  {}", python::WHAT));
         let list: Vec<_> = tools.chain(python).collect();
         return Err(format!(
-            "missing on this machine:\n{}\n`cargo xtask test --install` installs all of it",
+            "missing on this machine:\n{}\nwith `--install` all of it is installed",
             list.join("\n")
         )
         .into());
@@ -74,7 +98,7 @@ pub(crate) async fn require(install: bool) -> Result<(), Failure> {
     if !missing.is_empty() {
         apt_install(missing.iter().map(|tool| tool.package).collect()).await?;
     }
-    if let Some(tool) = TOOLS.iter().find(|tool| !(tool.found)()) {
+    if let Some(tool) = needed.iter().find(|tool| !(tool.found)()) {
         return Err(format!("{} was installed and cannot be found", tool.package).into());
     }
     if !environment {

@@ -36,6 +36,7 @@ const FAILPOINTS: &str = "ONLYONCE_FAILPOINTS";
 /// How to start the binary. A value: it can be started several times.
 #[derive(Debug, Clone)]
 pub struct Launch {
+    program: Option<PathBuf>,
     under: Vec<String>,
     args: Vec<String>,
     env: Vec<(String, String)>,
@@ -45,6 +46,7 @@ impl Launch {
     /// Any command: `Launch::of(["records", "list", "--json"])`.
     pub fn of<const N: usize>(args: [&str; N]) -> Self {
         Self {
+            program: None,
             under: Vec::new(),
             args: args.map(str::to_owned).into(),
             env: Vec::new(),
@@ -62,6 +64,13 @@ impl Launch {
     #[must_use]
     pub fn arg(mut self, arg: &str) -> Self {
         self.args.push(arg.to_owned());
+        self
+    }
+
+    /// Another build of the binary than the one beside this program.
+    #[must_use]
+    pub fn program(mut self, path: PathBuf) -> Self {
+        self.program = Some(path);
         self
     }
 
@@ -88,11 +97,12 @@ impl Launch {
     }
 
     fn command(&self) -> Command {
+        let binary = self.program.clone().unwrap_or_else(binary);
         let mut command = match self.under.split_first() {
-            None => Command::new(binary()),
+            None => Command::new(binary),
             Some((program, args)) => {
                 let mut command = Command::new(program);
-                command.args(args).arg(binary());
+                command.args(args).arg(binary);
                 command
             }
         };
@@ -184,6 +194,11 @@ impl Proxy {
     /// Where it was started without `--admin`.
     pub fn admin(&self) -> SocketAddr {
         listening(&self.log.borrow(), true).expect("the proxy was started with `--admin`")
+    }
+
+    /// Its process id; `None` where it has ended and was waited for.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
     }
 
     /// Sends a signal to it; to this process only, by its id.

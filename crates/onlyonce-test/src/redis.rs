@@ -59,6 +59,11 @@ impl Server {
         format!("redis://{}", self.addr())
     }
 
+    /// Its process id; `None` where it is stopped.
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
     /// Stops it at once; connections are reset and the data is gone.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {

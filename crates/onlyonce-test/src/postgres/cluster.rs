@@ -115,6 +115,11 @@ impl Cluster {
         self.port
     }
 
+    /// The postmaster's process id; `None` where the server is stopped.
+    pub fn id(&self) -> Option<u32> {
+        self.server.as_ref().map(Child::id)
+    }
+
     /// The end of the server's log.
     pub fn log(&self) -> String {
         let text = fs::read(self.directory.path().join("log")).unwrap_or_default();

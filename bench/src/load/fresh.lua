@@ -1,0 +1,5 @@
+
+function request()
+  fresh = fresh + 1
+  return prefix .. fresh .. AFTER_KEY
+end

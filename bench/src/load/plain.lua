@@ -1,0 +1,4 @@
+
+function request()
+  return WITHOUT_KEY
+end

@@ -1,0 +1,149 @@
+//! The benchmarks. `cargo xtask bench` builds what is measured and runs this.
+//!
+//! A [case](cases) compares [subjects](subject). Each is [set up](stand) on [servers] of this run's own,
+//! put under [load], and measured in rounds that take turns. [Results](results) are kept as JSON.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use rustix::process::{Resource, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+
+mod args;
+mod cases;
+mod cpu;
+mod load;
+mod machine;
+mod nginx;
+mod results;
+mod servers;
+mod stand;
+mod subject;
+
+use self::args::{Args, Task};
+use self::cases::{CASES, Case, Effort};
+use self::machine::Machine;
+use self::servers::Servers;
+
+/// Why it did not work; said to the user as it is.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = match Args::from_env() {
+        Ok(args) => args,
+        Err(error) => {
+            eprintln!("{error}\n\n{}", args::USAGE);
+            return ExitCode::from(64);
+        }
+    };
+    // Servers belong to the run's future: whichever arm is taken, dropping it ends them.
+    tokio::select! {
+        outcome = run(&args) => match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                eprintln!("\n{failure}");
+                ExitCode::FAILURE
+            }
+        },
+        () = interruption() => ExitCode::from(130),
+    }
+}
+
+async fn run(args: &Args) -> Result<(), Failure> {
+    let smoke = args.task == Task::Smoke;
+    let figures = root().join(if smoke {
+        "target/bench-smoke"
+    } else {
+        "target/bench"
+    });
+    match args.task {
+        Task::Help => println!("{}", args::USAGE),
+        Task::List => CASES.iter().for_each(|case| println!("{}", case.name)),
+        Task::Measure | Task::Smoke => {
+            let default = if smoke { 1 } else { 5 };
+            let effort = Effort {
+                rounds: args.rounds.unwrap_or(default),
+                seconds: args.seconds.unwrap_or(if smoke { 1 } else { 5 }),
+                smoke,
+            };
+            measure(args, effort, &figures).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn measure(args: &Args, effort: Effort, figures: &Path) -> Result<(), Failure> {
+    let cases = chosen(&args.only)?;
+    prepare_process()?;
+    let machine = Machine::look(&root());
+    let mut servers = Servers::start(program(args)?).await?;
+    let mut failed = Vec::new();
+    for case in cases {
+        println!("\n{}: {}", case.name, case.title);
+        match case.run(&mut servers, effort, &machine).await {
+            Ok(outcome) => outcome.save(figures)?,
+            // The others are worth measuring all the same.
+            Err(failure) => {
+                println!("FAILED: {failure}");
+                failed.push(case.name);
+            }
+        }
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(format!("failed: {}", failed.join(", ")).into())
+}
+
+fn chosen(only: &[String]) -> Result<Vec<&'static Case>, Failure> {
+    if let Some(name) = only
+        .iter()
+        .find(|name| CASES.iter().all(|case| case.name != **name))
+    {
+        return Err(format!("there is no case `{name}`; --list names them").into());
+    }
+    let chosen = |case: &&Case| only.is_empty() || only.iter().any(|name| name == case.name);
+    Ok(CASES.iter().filter(chosen).collect())
+}
+
+/// What the programs started from here inherit, and what becomes of them.
+fn prepare_process() -> Result<(), Failure> {
+    // `cargo xtask` started us and may be killed; servers that it knows nothing of must not stay.
+    set_parent_process_death_signal(Some(Signal::TERM))?;
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    Ok(setrlimit(Resource::Nofile, files)?)
+}
+
+/// The `onlyonce` that is measured.
+fn program(args: &Args) -> Result<PathBuf, Failure> {
+    if let Some(program) = &args.program {
+        return Ok(program.canonicalize()?);
+    }
+    let beside = std::env::current_exe()?.with_file_name("onlyonce");
+    if beside.is_file() {
+        return Ok(beside);
+    }
+    Err(format!("there is no {}: use `cargo xtask bench`", beside.display()).into())
+}
+
+/// The root of the workspace.
+fn root() -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package).to_owned()
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn interruption() {
+    let terminate = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => terminate.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => eprintln!("\ninterrupted: stopping"),
+        _ = terminate => eprintln!("\nterminated: stopping"),
+    }
+}
