@@ -38,7 +38,7 @@ pub(crate) const CASES: [Case; 3] = [
     Case {
         name: "fresh",
         title: "First executions: every request has a key of its own",
-        subjects: &[PassThrough, Postgres, Sqlite, Memory],
+        subjects: &[PassThrough, Postgres, OneByOne, Sqlite, Memory],
         connections: ALL,
         judged_at: &[64, 256],
     },
@@ -137,7 +137,7 @@ fn report(series: &Series) {
         return;
     };
     print!(
-        "{:>5} connections  {:<20} {:>7.0} /s ({:.0}–{:.0})  p50 {:>6.0} µs  p99 {:>6.0} µs  CPU µs/request:",
+        "{:>5} connections  {:<29} {:>7.0} /s ({:.0}–{:.0})  p50 {:>6.0} µs  p99 {:>6.0} µs  CPU µs/request:",
         series.connections,
         series.subject.label(),
         rate.median,

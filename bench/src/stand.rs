@@ -72,7 +72,7 @@ impl Stand {
             processes.push(("nginx", servers.front.id()));
             (servers.front.addr(), None)
         } else {
-            let proxy = launch(&store, servers).start().await;
+            let proxy = launch(subject, &store, servers).start().await;
             processes.push(("onlyonce", proxy.id().ok_or("onlyonce ended")?));
             (proxy.addr(), Some(proxy))
         };
@@ -155,10 +155,14 @@ impl Stand {
     }
 }
 
-fn launch(store: &str, servers: &Servers) -> Launch {
-    Launch::serve(["--upstream", &servers.service.url(), "--store", store])
+fn launch(subject: Subject, store: &str, servers: &Servers) -> Launch {
+    let launch = Launch::serve(["--upstream", &servers.service.url(), "--store", store])
         .program(servers.program.clone())
-        .env("ONLYONCE__UPSTREAM__IDLE_CONNECTIONS_MAX", IDLE_CONNECTIONS)
+        .env("ONLYONCE__UPSTREAM__IDLE_CONNECTIONS_MAX", IDLE_CONNECTIONS);
+    match subject {
+        Subject::OneByOne => launch.env("ONLYONCE__STORE__GROUP_COMMIT", "false"),
+        _ => launch,
+    }
 }
 
 /// Executes requests one after the other, and sees that the first of them is replayed.

@@ -12,6 +12,8 @@ pub(crate) enum Subject {
     PassThrough,
     /// Fresh keys, records in Postgres.
     Postgres,
+    /// The same with a statement and a commit for each claim and each settlement: the naive way.
+    OneByOne,
     /// Fresh keys, records in SQLite.
     Sqlite,
     /// Fresh keys, records in the process's memory.
@@ -42,6 +44,7 @@ impl Subject {
             Self::Nginx => "nginx pass-through",
             Self::PassThrough => "pass-through",
             Self::Postgres => "guarded, Postgres",
+            Self::OneByOne => "guarded, Postgres, one by one",
             Self::Sqlite => "guarded, SQLite",
             Self::Memory => "guarded, memory",
             Self::ReplayPostgres => "replay, Postgres",
@@ -53,7 +56,7 @@ impl Subject {
     pub(crate) fn traffic(self) -> Traffic {
         match self {
             Self::Nginx | Self::PassThrough => Traffic::Plain,
-            Self::Postgres | Self::Sqlite | Self::Memory => Traffic::Fresh,
+            Self::Postgres | Self::OneByOne | Self::Sqlite | Self::Memory => Traffic::Fresh,
             Self::ReplayPostgres => Traffic::Replays,
             Self::Storm => Traffic::Storm,
         }
@@ -61,6 +64,9 @@ impl Subject {
 
     /// Whether Postgres holds its records.
     pub(crate) fn is_on_postgres(self) -> bool {
-        matches!(self, Self::Postgres | Self::ReplayPostgres | Self::Storm)
+        matches!(
+            self,
+            Self::Postgres | Self::OneByOne | Self::ReplayPostgres | Self::Storm
+        )
     }
 }
