@@ -22,11 +22,15 @@ use std::time::Duration;
 
 use onlyonce::RecordId;
 use onlyonce::store::{StoreError, StoreErrorKind};
+use sqlx::Row;
+use sqlx::postgres::{PgArguments, Postgres};
+use sqlx::query::Query;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::call::{self, Call};
 use super::failure::Failure;
+use super::id::Uuid;
 use super::pool::Pool;
 use super::session::Session;
 
@@ -309,8 +313,10 @@ impl<W: Grouped> Group<'_, W> {
     fn take(&self) -> &Taken<W> {
         self.taken.get_or_init(|| {
             let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
-            let taken = gathered.drain(..).filter(Waiting::take);
-            let (writes, callers) = taken.map(|w| (w.write, w.caller)).unzip();
+            let mut taken: Vec<_> = gathered.drain(..).filter(Waiting::take).collect();
+            // The order in which rows are written, and locked.
+            taken.sort_unstable_by_key(|waiting| waiting.write.id());
+            let (writes, callers) = taken.into_iter().map(|w| (w.write, w.caller)).unzip();
             Taken { writes, callers }
         })
     }
@@ -350,13 +356,23 @@ impl<W: Grouped> Call for Group<'_, W> {
 macro_rules! durable_group {
     ($($statement:literal),+ $(,)?) => {
         super::super::row::durable!(
-            ", patience as materialized (",
-            "select set_config('lock_timeout', '200ms', true) as patience)",
+            and ", set_config('lock_timeout', '200ms', true) as patience";
             $($statement),+
         )
     };
 }
 use durable_group;
+
+/// Runs a group's statement, which gives one row: the ids that it wrote.
+async fn written_ids(
+    session: &mut Session,
+    statement: Query<'_, Postgres, PgArguments>,
+) -> Result<HashSet<RecordId>, Failure> {
+    let row = session.fetch(statement).await?;
+    let ids: Option<Vec<Uuid>> = row.map_or(Ok(None), |row| row.try_get("ids"))?;
+    let ids = ids.unwrap_or_default().into_iter();
+    Ok(ids.map(|Uuid(id)| RecordId::from_bytes(id)).collect())
+}
 
 #[cfg(test)]
 mod tests {

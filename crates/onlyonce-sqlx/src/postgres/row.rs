@@ -20,14 +20,18 @@ use super::session::Session;
 /// It works behind a pooler too, since it lasts until the transaction ends. The statement must read from
 /// `durable`, or the setting would never be made.
 macro_rules! durable {
-    ($($statement:literal),+ $(,)?) => {
+    (and $setting:literal; $($statement:literal),+ $(,)?) => {
         concat!(
             "with durable as materialized (",
             "select set_config('synchronous_commit', ",
             "case when current_setting('synchronous_commit') in ('off', 'local') then 'on' ",
-            "else current_setting('synchronous_commit') end, true) as level)",
+            "else current_setting('synchronous_commit') end, true) as level",
+            $setting, ")",
             $($statement),+
         )
+    };
+    ($($statement:literal),+ $(,)?) => {
+        $crate::postgres::row::durable!(and ""; $($statement),+)
     };
 }
 pub(super) use durable;

@@ -66,7 +66,8 @@ impl Session {
         query: Query<'_, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>, Failure> {
         let begin = "begin isolation level read committed read only; \
-             set local statement_timeout = '60s'";
+             set local statement_timeout = '60s'; set local enable_seqscan = on; \
+             set local plan_cache_mode = auto";
         self.transact(begin, query).await
     }
 

@@ -131,7 +131,7 @@ impl Settings {
     /// The server gives up before the caller does: an error that says "not done" is worth more than a
     /// connection that was cut. And a statement that is waiting for a row locked by somebody else's open
     /// transaction must not wait long.
-    pub(super) fn session_options(&self) -> [(&'static str, String); 4] {
+    pub(super) fn session_options(&self) -> [(&'static str, String); 7] {
         let milliseconds = |share: u32| (self.call_timeout / 5 * share).as_millis().max(1);
         [
             // Others could make every duplicate a serialization failure.
@@ -142,6 +142,12 @@ impl Settings {
                 "idle_in_transaction_session_timeout",
                 milliseconds(10).to_string(),
             ),
+            // Each statement finds its rows by an index. Right after the tables are made, and until they are
+            // analyzed, the planner thinks them small; it would read all of them, and keep to that plan.
+            ("enable_seqscan", "off".to_owned()),
+            ("plan_cache_mode", "force_generic_plan".to_owned()),
+            // Worth its while for statements that take seconds.
+            ("jit", "off".to_owned()),
         ]
     }
 }

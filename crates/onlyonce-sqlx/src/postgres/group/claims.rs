@@ -1,33 +1,34 @@
 //! Insertions of records that nobody has yet: the first step of a claim, and mostly the only one.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use onlyonce::store::Claim;
 use onlyonce::{Epoch, RecordId};
-use sqlx::{Row, query};
+use sqlx::query;
 
 use super::super::claim::insert;
 use super::super::failure::Failure;
 use super::super::id::Uuid;
-use super::super::row::{epoch, micros};
+use super::super::row::micros;
 use super::super::session::Session;
-use super::{Grouped, durable_group};
+use super::{Grouped, durable_group, written_ids};
 
 /// A claim's insertion. Done where the record was not there; else somebody has to look at what is.
 #[derive(Debug)]
 pub(in super::super) struct Insertion(pub(in super::super) Claim);
 
 const INSERT: &str = durable_group!(
-    " insert into onlyonce_records \
+    ", inserted as ( \
+     insert into onlyonce_records \
      (id, token, fingerprint, credential, epoch, state, claimed_at, lease_until, expires_at) \
      select i.id, i.token, i.fingerprint, i.credential, 1, 1, statement_timestamp(), \
      statement_timestamp() + i.lease * interval '1 microsecond', \
      statement_timestamp() + i.retention * interval '1 microsecond' \
-     from durable, patience, \
+     from durable, \
      unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::bytea[], $5::bigint[], $6::bigint[]) \
          as i (id, token, fingerprint, credential, lease, retention) \
-     order by i.id on conflict (id) do nothing returning id, epoch"
+     on conflict (id) do nothing returning id) \
+     select array_agg(id) as ids from inserted"
 );
 
 impl Grouped for Insertion {
@@ -42,7 +43,7 @@ impl Grouped for Insertion {
     }
 
     async fn write(group: &[Self], session: &mut Session) -> Result<Vec<Option<Epoch>>, Failure> {
-        // A statement for many is planned anew each time; one that is alone is spared that.
+        // Its values go without arrays.
         if let [only] = group {
             return Ok(vec![insert(session, &only.0).await?]);
         }
@@ -59,13 +60,9 @@ impl Grouped for Insertion {
             .bind(credentials.collect::<Vec<_>>())
             .bind(duration(|claim| claim.lease))
             .bind(duration(|claim| claim.retention));
-        let rows = session.fetch_all(statement).await?;
-        let inserted: HashMap<[u8; 16], Epoch> = rows
-            .iter()
-            .map(|row| Ok((row.try_get::<Uuid, _>("id")?.0, epoch(row)?)))
-            .collect::<Result<_, Failure>>()?;
+        let inserted = written_ids(session, statement).await?;
         Ok(column(group, |claim| {
-            inserted.get(claim.id.as_bytes()).copied()
+            inserted.contains(&claim.id).then_some(Epoch::FIRST)
         }))
     }
 }

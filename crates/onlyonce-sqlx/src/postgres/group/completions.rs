@@ -1,10 +1,8 @@
 //! Completions of records that are their owner's still: the last step of nearly every request.
 
-use std::collections::HashSet;
-
 use bytes::Bytes;
 use onlyonce::{Epoch, RecordId, Token};
-use sqlx::{Row, query};
+use sqlx::query;
 
 use super::super::days;
 use super::super::failure::Failure;
@@ -12,7 +10,7 @@ use super::super::id::Uuid;
 use super::super::row::epoch_number;
 use super::super::session::Session;
 use super::super::settle::complete_one;
-use super::{Grouped, durable_group};
+use super::{Grouped, durable_group, written_ids};
 
 /// A record's completion. Done where token, epoch and state are what they should be; else somebody has to
 /// look at what they are.
@@ -24,28 +22,21 @@ pub(in super::super) struct Completion {
     pub(in super::super) response: Bytes,
 }
 
-/// Locked in order first: an update takes its locks in whatever order its plan finds the rows.
+/// One plan only, whatever the statistics say: each value is looked up by the primary key, in the order of
+/// the arrays, which is the order of the locks. `r.id = given.id` would say the same, and could be planned the
+/// other way round or by reading the whole table; an array of one leaves nothing but the index.
 const COMPLETE: &str = durable_group!(
-    ", given as materialized ( \
-     select * from unnest($1::uuid[], $2::uuid[], $3::integer[], $4::bytea[]) \
-         as given (id, token, epoch, response)), \
-     held as materialized ( \
-     select r.id from onlyonce_records r, durable, patience \
-     where r.id = any($1::uuid[]) order by r.id for update of r), \
-     settled as ( \
+    ", settled as ( \
      update onlyonce_records r set state = 2, settled_at = statement_timestamp() \
-     from held, given \
-     where r.id = held.id and given.id = r.id \
+     from durable, unnest($1::uuid[], $2::uuid[], $3::integer[], $4::bytea[]) \
+         as given (id, token, epoch, response) \
+     where r.id = any(array[given.id]) \
      and r.token = given.token and r.epoch = given.epoch and r.state in (1, 3) \
-     returning r.id, r.token, r.epoch, r.settled_at, r.expires_at), \
+     returning r.id, r.token, r.epoch, r.settled_at, r.expires_at, given.response), \
      kept as ( \
      insert into onlyonce_responses (day, token, epoch, expires_at, response) \
-     select (settled.settled_at at time zone 'UTC')::date, settled.token, settled.epoch, \
-         settled.expires_at, given.response \
-     from settled join given using (id) order by settled.id \
-     on conflict (token, epoch, day) do update \
-     set response = excluded.response, expires_at = excluded.expires_at) \
-     select id from settled"
+     select (settled_at at time zone 'UTC')::date, token, epoch, expires_at, response from settled) \
+     select array_agg(id) as ids from settled"
 );
 
 impl Grouped for Completion {
@@ -85,13 +76,7 @@ async fn complete(group: &[Completion], session: &mut Session) -> Result<Vec<Opt
         .bind(tokens.collect::<Vec<_>>())
         .bind(epochs.collect::<Result<Vec<_>, _>>()?)
         .bind(responses.collect::<Vec<_>>());
-    let rows = session.fetch_all(statement).await?;
-    let settled: HashSet<[u8; 16]> = rows
-        .iter()
-        .map(|row| Ok(row.try_get::<Uuid, _>("id")?.0))
-        .collect::<Result<_, Failure>>()?;
-    Ok(group
-        .iter()
-        .map(|write| settled.contains(write.id.as_bytes()).then_some(()))
-        .collect())
+    let settled = written_ids(session, statement).await?;
+    let done = |write: &Completion| settled.contains(&write.id).then_some(());
+    Ok(group.iter().map(done).collect())
 }
