@@ -1,6 +1,7 @@
 //! A cache that several processes share, asked when this process's own memory has no entry.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
 use super::Entry;
@@ -31,4 +32,28 @@ pub trait SharedCache: Send + Sync + 'static {
     /// `remaining` is for housekeeping. An entry that stays longer is not used past its
     /// [`expires_at`](Entry::expires_at).
     fn put(&self, generation: &Generation, id: &RecordId, entry: &Entry, remaining: Duration);
+}
+
+/// A [`SharedCache`] whose type is forgotten, at one box for each question.
+pub(super) trait ErasedSharedCache: Send + Sync {
+    fn get<'a>(
+        &'a self,
+        generation: &'a Generation,
+        id: &'a RecordId,
+    ) -> Pin<Box<dyn Future<Output = Option<Entry>> + Send + 'a>>;
+    fn put(&self, generation: &Generation, id: &RecordId, entry: &Entry, remaining: Duration);
+}
+
+impl<T: SharedCache> ErasedSharedCache for T {
+    fn get<'a>(
+        &'a self,
+        generation: &'a Generation,
+        id: &'a RecordId,
+    ) -> Pin<Box<dyn Future<Output = Option<Entry>> + Send + 'a>> {
+        Box::pin(SharedCache::get(self, generation, id))
+    }
+
+    fn put(&self, generation: &Generation, id: &RecordId, entry: &Entry, remaining: Duration) {
+        SharedCache::put(self, generation, id, entry, remaining);
+    }
 }
