@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 const POLL: Duration = Duration::from_millis(20);
@@ -25,6 +26,7 @@ const ANSWER: Duration = Duration::from_secs(1);
 pub struct Server {
     directory: TempDir,
     port: u16,
+    args: Vec<String>,
     process: Option<Child>,
 }
 
@@ -34,6 +36,14 @@ impl Server {
     /// # Errors
     /// Where `redis-server` is missing or does not start; the message carries its log.
     pub fn start() -> io::Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// Starts one with further arguments, such as `["--maxmemory", "10mb"]`.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_with(args: &[&str]) -> io::Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("onlyonce-redis-")
             .tempdir()?;
@@ -43,6 +53,7 @@ impl Server {
         let mut server = Self {
             directory,
             port,
+            args: args.iter().map(|&arg| arg.to_owned()).collect(),
             process: None,
         };
         server.launch()?;
@@ -73,6 +84,36 @@ impl Server {
         }
     }
 
+    /// Freezes it (`kill -STOP`): it still accepts connections, by way of the kernel, and answers nothing
+    /// until it is thawed. Blocks until it is frozen.
+    ///
+    /// # Panics
+    /// Where it is stopped.
+    pub fn freeze(&self) {
+        let id = self.signal(Signal::STOP);
+        let stat = format!("/proc/{id}/stat");
+        // "4711 (redis-server) T …": the kernel has no event for this that needs no unsafe code.
+        while !fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T ")) {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Lets it go on (`kill -CONT`).
+    ///
+    /// # Panics
+    /// Where it is stopped.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// To this process only, by its id.
+    fn signal(&self, signal: Signal) -> u32 {
+        let process = self.process.as_ref().expect("the server is running");
+        kill_process(Pid::from_child(process), signal)
+            .expect("a child that was not waited for can be signalled");
+        process.id()
+    }
+
     /// Starts it, empty, where it was stopped.
     ///
     /// # Errors
@@ -86,6 +127,7 @@ impl Server {
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
             .args(["--save", "", "--appendonly", "no", "--dir"])
             .arg(self.directory.path())
+            .args(&self.args)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -168,5 +210,22 @@ mod tests {
         assert!(TcpStream::connect(redis.addr()).is_err());
         redis.launch().unwrap();
         TcpStream::connect(redis.addr()).unwrap();
+    }
+
+    #[test]
+    fn it_freezes_and_goes_on() {
+        let redis = Server::start_with(&["--maxmemory", "20mb"]).unwrap();
+        redis.freeze();
+        let mut stream = TcpStream::connect(redis.addr()).unwrap();
+        stream
+            .write_all(b"CONFIG GET maxmemory\r\nQUIT\r\n")
+            .unwrap();
+        stream.set_read_timeout(Some(POLL)).unwrap();
+        assert!(stream.read(&mut [0]).is_err());
+        redis.thaw();
+        stream.set_read_timeout(Some(ANSWER)).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("20971520"), "{answer}");
     }
 }
