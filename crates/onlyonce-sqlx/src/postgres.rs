@@ -56,10 +56,8 @@ use self::pool::Pool;
 use self::schema::Schema;
 pub use self::settings::{Settings, SettingsError};
 
-/// Migrations and lists may take longer than what a request waits for.
+/// Migrations, lists and upkeep may take longer than what a request waits for.
 const PATIENT_TIMEOUT: Duration = Duration::from_secs(120);
-/// Upkeep reads a whole day's responses once they are over.
-const UPKEEP_TIMEOUT: Duration = Duration::from_secs(1_800);
 /// Days are made a week ahead, so an hour is often enough.
 const UPKEEP_EVERY: Duration = Duration::from_secs(3_600);
 /// After a failure.
@@ -167,7 +165,7 @@ impl PostgresStore {
         if !self.inner.take_upkeep() {
             return;
         }
-        let done = call::perform(&self.inner.pool, UPKEEP_TIMEOUT, &days::Upkeep).await;
+        let done = call::perform(&self.inner.pool, PATIENT_TIMEOUT, &days::Upkeep).await;
         if let Err(error) = done {
             self.inner.upkeep_in(UPKEEP_AGAIN);
             let error = &error as &dyn std::error::Error;

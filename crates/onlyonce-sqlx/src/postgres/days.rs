@@ -99,10 +99,10 @@ impl Call for Upkeep {
     }
 }
 
-/// Finds out, once, until when a day's responses are needed. Reads all of them: a large day takes minutes.
+/// Finds out, once, until when a day's responses are needed: the last entry of the primary key's index.
 async fn measure(session: &mut Session, name: &str, date: &str) -> Result<(), Failure> {
     let statements = format!(
-        "begin isolation level read committed; set local statement_timeout = '15min'; \
+        "begin isolation level read committed; set local statement_timeout = '30s'; \
          insert into onlyonce_response_days (day, keep_until) \
          select '{date}', coalesce(max(expires_at), '-infinity') from onlyonce_responses_{name} \
          on conflict do nothing; commit"

@@ -16,7 +16,8 @@ use super::days;
 use super::failure::Failure;
 use super::id::Uuid;
 use super::row::{
-    day, digest, durable, epoch, epoch_number, micros, response, state, timestamp, token,
+    ResponseName, day, digest, durable, epoch, epoch_number, micros, response, state, timestamp,
+    token,
 };
 use super::session::Session;
 
@@ -74,9 +75,7 @@ const EXECUTED: &str = decided!(
      returning token, epoch, settled_at, expires_at), \
      kept as ( \
      insert into onlyonce_responses (day, token, epoch, expires_at, response) \
-     select (settled_at at time zone 'UTC')::date, token, epoch, expires_at, $5 from resolved \
-     on conflict (token, epoch, day) do update \
-     set response = excluded.response, expires_at = excluded.expires_at)"
+     select (settled_at at time zone 'UTC')::date, token, epoch, expires_at, $5 from resolved)"
 );
 
 const FREED: &str = decided!(
@@ -128,7 +127,12 @@ impl Call for Show<'_> {
         let summary = summary(&row)?;
         let response = match summary.state {
             StoredState::Completed => {
-                response(session, day(&row)?, token(&row)?, summary.epoch).await?
+                let name = ResponseName {
+                    expires_at: summary.expires_at,
+                    token: token(&row)?,
+                    epoch: summary.epoch,
+                };
+                response(session, day(&row)?, &name).await?
             }
             StoredState::Free | StoredState::InFlight | StoredState::Unknown => None,
         };

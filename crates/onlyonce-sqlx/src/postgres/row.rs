@@ -85,6 +85,17 @@ fn found(row: &PgRow) -> Result<Found, Failure> {
     })
 }
 
+/// What names a response within its day. Token and epoch would do; its record's expiry is where the index begins.
+#[derive(Debug)]
+pub(super) struct ResponseName {
+    pub(super) expires_at: Timestamp,
+    pub(super) token: Token,
+    pub(super) epoch: Epoch,
+}
+
+const NAMED: &str = "where expires_at = timestamptz 'epoch' + $1 * interval '1 microsecond' \
+     and token = $2 and epoch = $3";
+
 /// Reads a response; `None` where it is missing, with its record completed or not.
 ///
 /// It is named by token and epoch, so it is the response of the record that was read, whatever became of
@@ -93,23 +104,20 @@ fn found(row: &PgRow) -> Result<Found, Failure> {
 pub(super) async fn response(
     session: &mut Session,
     day: Option<Day>,
-    token: Token,
-    epoch: Epoch,
+    name: &ResponseName,
 ) -> Result<Option<Bytes>, Failure> {
     let Some(Day(day)) = day else {
         return Ok(None);
     };
-    let by_name =
-        format!("select response from onlyonce_responses_{day:08} where token = $1 and epoch = $2");
+    let by_name = format!("select response from onlyonce_responses_{day:08} {NAMED}");
     let by_parent = format!(
-        "select response from onlyonce_responses \
-         where token = $1 and epoch = $2 and day = to_date('{day:08}', 'YYYYMMDD')"
+        "select response from onlyonce_responses {NAMED} and day = to_date('{day:08}', 'YYYYMMDD')"
     );
-    let row = match fetch_response(session, by_name, token, epoch).await {
+    let row = match fetch_response(session, by_name, name).await {
         Err(failure) if failure.lacks_table() => return Ok(None),
         // An account other than the owner's has its rights on the parent: a partition is born without.
         Err(failure) if failure.lacks_privilege() => {
-            fetch_response(session, by_parent, token, epoch).await?
+            fetch_response(session, by_parent, name).await?
         }
         result => result?,
     };
@@ -120,13 +128,13 @@ pub(super) async fn response(
 async fn fetch_response(
     session: &mut Session,
     text: String,
-    token: Token,
-    epoch: Epoch,
+    name: &ResponseName,
 ) -> Result<Option<PgRow>, Failure> {
     // The one thing in it that is no constant is a number.
     let statement = query(AssertSqlSafe(text))
-        .bind(Uuid(*token.as_bytes()))
-        .bind(epoch_number(epoch)?);
+        .bind(name.expires_at.as_micros())
+        .bind(Uuid(*name.token.as_bytes()))
+        .bind(epoch_number(name.epoch)?);
     session.fetch(statement).await
 }
 
@@ -149,12 +157,19 @@ impl Found {
             StoredState::InFlight => Some(Present::InFlight {
                 lease_remaining: row.lease_remaining,
             }),
-            StoredState::Completed => Some(Present::Completed(Completed {
-                fingerprint: row.fingerprint,
-                credential: row.credential,
-                expires_at,
-                response: response(session, day, row.token, row.epoch).await?,
-            })),
+            StoredState::Completed => {
+                let name = ResponseName {
+                    expires_at,
+                    token: row.token,
+                    epoch: row.epoch,
+                };
+                Some(Present::Completed(Completed {
+                    fingerprint: row.fingerprint,
+                    credential: row.credential,
+                    expires_at,
+                    response: response(session, day, &name).await?,
+                }))
+            }
             StoredState::Unknown => Some(Present::Unknown {
                 fingerprint: row.fingerprint,
                 credential: row.credential,

@@ -20,7 +20,7 @@ struct Migration {
     statements: &'static str,
 }
 
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 3] = [
     Migration {
         version: 1,
         min_compatible: 1,
@@ -31,6 +31,12 @@ const MIGRATIONS: [Migration; 2] = [
         // An older program would neither change the generation nor let a freed record rest.
         min_compatible: 2,
         statements: include_str!("../../migrations/postgres/0002_generation.sql"),
+    },
+    Migration {
+        version: 3,
+        // An older program names the columns of the primary key that was.
+        min_compatible: 3,
+        statements: include_str!("../../migrations/postgres/0003_in_order.sql"),
     },
 ];
 

@@ -63,9 +63,7 @@ const COMPLETE: &str = durable!(
      returning settled_at, expires_at), \
      kept as ( \
      insert into onlyonce_responses (day, token, epoch, expires_at, response) \
-     select (settled_at at time zone 'UTC')::date, $2, $3, expires_at, $4 from settled \
-     on conflict (token, epoch, day) do update \
-     set response = excluded.response, expires_at = excluded.expires_at) \
+     select (settled_at at time zone 'UTC')::date, $2, $3, expires_at, $4 from settled) \
      select 1 from settled"
 );
 
@@ -81,9 +79,7 @@ const INSERT_COMPLETED: &str = durable!(
      returning settled_at, expires_at), \
      kept as ( \
      insert into onlyonce_responses (day, token, epoch, expires_at, response) \
-     select (settled_at at time zone 'UTC')::date, $2, $3, expires_at, $4 from settled \
-     on conflict (token, epoch, day) do update \
-     set response = excluded.response, expires_at = excluded.expires_at) \
+     select (settled_at at time zone 'UTC')::date, $2, $3, expires_at, $4 from settled) \
      select 1 from settled"
 );
 

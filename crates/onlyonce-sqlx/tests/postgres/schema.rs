@@ -21,7 +21,7 @@ async fn eight_processes_migrate_an_empty_database_at_once() {
     migrating.join_all().await;
     let mut admin = database.connect().await;
     let steps: i64 = value(&mut admin, "select count(*) from onlyonce_schema").await;
-    assert_eq!(steps, 2);
+    assert_eq!(steps, 3);
 }
 
 #[tokio::test]
