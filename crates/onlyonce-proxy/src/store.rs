@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use onlyonce::clock::SystemClock;
 use onlyonce::store::operator::{Detail, Filter, Operator, Resolution, Resolved, Summary, Sweep};
 use onlyonce::store::{
     Claim, Claimed, MemoryStore, Present, Settled, Settlement, Store, StoreError,
@@ -19,6 +20,9 @@ use crate::telemetry::causes;
 
 /// How long the start waits for a store that is away, before it goes on without.
 const START_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What responses take at the most in a store in memory, for each record that it has room for.
+const MEMORY_BYTES_EACH: usize = 2_684;
 
 /// The pauses between tries to reach a store that was away at the start.
 const RETRY: Duration = Duration::from_secs(2);
@@ -65,7 +69,12 @@ impl ChosenStore {
     /// Where it can never work.
     pub fn open(settings: &config::Store) -> Result<Self, OpenError> {
         match &settings.url {
-            StoreUrl::Memory => Ok(Self::Memory(MemoryStore::default())),
+            StoreUrl::Memory => {
+                let records = usize::try_from(settings.records_max).unwrap_or(usize::MAX);
+                let bytes = records.saturating_mul(MEMORY_BYTES_EACH);
+                let store = MemoryStore::new(records, bytes, SystemClock);
+                Ok(Self::Memory(store))
+            }
             StoreUrl::Sqlite(path) => SqliteOptions::new(path)
                 .with_group_commit(settings.group_commit)
                 .open()

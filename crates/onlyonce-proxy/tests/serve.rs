@@ -101,6 +101,21 @@ async fn every_guarded_request_leaves_one_line() {
     );
 }
 
+/// Forgetting a record to make room would let its key execute again.
+#[tokio::test]
+async fn a_full_memory_takes_no_new_key() {
+    let upstream = Legacy::start().await;
+    let launch = serve(&upstream, "memory:").env("ONLYONCE__STORE__RECORDS_MAX", "1");
+    let proxy = launch.start().await;
+    let mut statuses = Vec::new();
+    for key in ["one", "two", "one"] {
+        let answer = post(proxy.addr(), "/charges", key, "amount=1").await;
+        statuses.push(answer.expect("an answer").status);
+    }
+    assert_eq!(statuses, [200, 503, 200]);
+    assert_eq!(upstream.effects(), 1);
+}
+
 #[tokio::test]
 async fn the_first_signal_drains_and_exits_0() {
     let directory = tempfile::tempdir().expect("a directory");

@@ -24,6 +24,8 @@ pub struct Store {
     /// Whether writes that wait at the same time share a statement and a commit. Off only to compare: it is
     /// several times slower and no safer.
     pub group_commit: bool,
+    /// In memory: how many records at the most, of 2.6 KiB on average. No key is claimed beyond.
+    pub records_max: u32,
     /// How often expired records are deleted.
     pub sweep_interval: Duration,
     /// How many are deleted in one statement.
@@ -69,6 +71,7 @@ impl Store {
             pooler: section.get("pooler", false),
             connections: section.above_zero("connections", 16),
             group_commit: section.get("group-commit", true),
+            records_max: section.above_zero("records-max", 100_000),
             sweep_interval: section.above_zero("sweep-interval", Duration::from_secs(60)),
             sweep_batch: section.above_zero("sweep-batch", 500),
         }
