@@ -6,8 +6,11 @@ use lexopt::prelude::*;
 
 pub(crate) const USAGE: &str = "\
 cargo xtask bench [--install] [--only CASE,…] [--rounds 5] [--seconds 5]
-    Measures, while the machine should do nothing else. Each case's figures are kept in
-    target/bench, so that cases can be measured one by one.
+    Measures, and writes docs/benchmarks.md with its plots. Takes about 25 minutes, during
+    which the machine should do nothing else. Each case's figures are kept in target/bench,
+    so that cases can be measured one by one.
+cargo xtask bench --render
+    Writes docs/benchmarks.md again from the figures in target/bench.
 cargo xtask bench --smoke
     A second of each case, on the debug build; writes to target/bench-smoke. The figures
     mean nothing: it shows that the benchmarks run and that the guard guards.
@@ -32,6 +35,7 @@ pub(crate) enum Task {
     List,
     Measure,
     Smoke,
+    Render,
 }
 
 impl Args {
@@ -52,6 +56,7 @@ impl Args {
                 Long("help") | Short('h') => args.task = Task::Help,
                 Long("list") => args.task = Task::List,
                 Long("smoke") => args.task = Task::Smoke,
+                Long("render") => args.task = Task::Render,
                 Long("only") => {
                     let names = parser.value()?.string()?;
                     args.only.extend(names.split(',').map(str::to_owned));

@@ -82,18 +82,26 @@ impl Case {
         effort: Effort,
         machine: &Machine,
     ) -> Result<Outcome, Failure> {
-        let mut series = Vec::new();
-        for &connections in effort.connections(self) {
-            series.extend(self.take_turns(servers, effort, connections).await?);
-        }
-        Ok(Outcome {
+        let mut outcome = Outcome {
             case: self.name.to_owned(),
             machine: machine.clone(),
             rounds: effort.rounds,
             seconds: effort.seconds,
-            series,
+            series: Vec::new(),
             figures: Vec::new(),
-        })
+            failures: Vec::new(),
+        };
+        for &connections in effort.connections(self) {
+            match self.take_turns(servers, effort, connections).await {
+                Ok(series) => outcome.series.extend(series),
+                // The rest is worth measuring all the same.
+                Err(failure) => {
+                    println!("FAILED: {failure}");
+                    outcome.failures.push(failure.to_string());
+                }
+            }
+        }
+        Ok(outcome)
     }
 
     async fn take_turns(

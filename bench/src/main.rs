@@ -1,7 +1,8 @@
-//! The benchmarks. `cargo xtask bench` builds what is measured and runs this.
+//! The benchmarks behind `docs/benchmarks.md`. `cargo xtask bench` builds what is measured and runs this.
 //!
 //! A [case](cases) compares [subjects](subject). Each is [set up](stand) on [servers] of this run's own,
-//! put under [load], and measured in rounds that take turns. [Results](results) are kept as JSON.
+//! put under [load], and measured in rounds that take turns. [Results](results) are kept as JSON, from
+//! which the [page] with its [plots](plot) is written; the [aims] say what was to be reached.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,20 +10,25 @@ use std::process::ExitCode;
 use rustix::process::{Resource, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
+mod aims;
 mod args;
 mod cases;
 mod cpu;
 mod load;
 mod machine;
 mod nginx;
+mod page;
+mod plot;
 mod results;
 mod servers;
 mod stand;
 mod subject;
+mod svg;
 
 use self::args::{Args, Task};
 use self::cases::{CASES, Case, Effort};
 use self::machine::Machine;
+use self::results::Results;
 use self::servers::Servers;
 
 /// Why it did not work; said to the user as it is.
@@ -52,14 +58,18 @@ async fn main() -> ExitCode {
 
 async fn run(args: &Args) -> Result<(), Failure> {
     let smoke = args.task == Task::Smoke;
-    let figures = root().join(if smoke {
-        "target/bench-smoke"
+    let (figures, docs) = if smoke {
+        (
+            root().join("target/bench-smoke"),
+            root().join("target/bench-smoke/docs"),
+        )
     } else {
-        "target/bench"
-    });
+        (root().join("target/bench"), root().join("docs"))
+    };
     match args.task {
         Task::Help => println!("{}", args::USAGE),
         Task::List => CASES.iter().for_each(|case| println!("{}", case.name)),
+        Task::Render => page::write(&Results::load(&figures)?, &docs)?,
         Task::Measure | Task::Smoke => {
             let default = if smoke { 1 } else { 5 };
             let effort = Effort {
@@ -67,13 +77,23 @@ async fn run(args: &Args) -> Result<(), Failure> {
                 seconds: args.seconds.unwrap_or(if smoke { 1 } else { 5 }),
                 smoke,
             };
-            measure(args, effort, &figures).await?;
+            let failed = measure(args, effort, &figures).await?;
+            page::write(&Results::load(&figures)?, &docs)?;
+            println!("\n{} is written", docs.join("benchmarks.md").display());
+            if !failed.is_empty() {
+                return Err(format!("failed: {}", failed.join(", ")).into());
+            }
         }
     }
     Ok(())
 }
 
-async fn measure(args: &Args, effort: Effort, figures: &Path) -> Result<(), Failure> {
+/// Measures, and answers the cases that failed.
+async fn measure(
+    args: &Args,
+    effort: Effort,
+    figures: &Path,
+) -> Result<Vec<&'static str>, Failure> {
     let cases = chosen(&args.only)?;
     prepare_process()?;
     let machine = Machine::look(&root());
@@ -81,19 +101,13 @@ async fn measure(args: &Args, effort: Effort, figures: &Path) -> Result<(), Fail
     let mut failed = Vec::new();
     for case in cases {
         println!("\n{}: {}", case.name, case.title);
-        match case.run(&mut servers, effort, &machine).await {
-            Ok(outcome) => outcome.save(figures)?,
-            // The others are worth measuring all the same.
-            Err(failure) => {
-                println!("FAILED: {failure}");
-                failed.push(case.name);
-            }
+        let outcome = case.run(&mut servers, effort, &machine).await?;
+        outcome.save(figures)?;
+        if !outcome.failures.is_empty() {
+            failed.push(case.name);
         }
     }
-    if failed.is_empty() {
-        return Ok(());
-    }
-    Err(format!("failed: {}", failed.join(", ")).into())
+    Ok(failed)
 }
 
 fn chosen(only: &[String]) -> Result<Vec<&'static Case>, Failure> {

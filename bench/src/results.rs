@@ -1,4 +1,5 @@
-//! What was measured, as it is kept: a JSON file for each case below `target/bench`.
+//! What was measured, as it is kept: a JSON file for each case below `target/bench`, all of
+//! them in `docs/benchmarks/results.json`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -56,7 +57,14 @@ pub(crate) struct Outcome {
     pub(crate) seconds: u64,
     pub(crate) series: Vec<Series>,
     pub(crate) figures: Vec<Figure>,
+    /// What could not be measured, and why.
+    pub(crate) failures: Vec<String>,
 }
+
+/// The outcomes of all cases that were measured, by name.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Results(pub(crate) BTreeMap<String, Outcome>);
 
 /// The middle and the ends of what the rounds gave.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -101,10 +109,36 @@ impl Series {
 }
 
 impl Outcome {
+    pub(crate) fn series(&self, subject: Subject, connections: u32) -> Option<&Series> {
+        self.series
+            .iter()
+            .find(|series| series.subject == subject && series.connections == connections)
+    }
+
     pub(crate) fn save(&self, directory: &Path) -> Result<(), Failure> {
         fs::create_dir_all(directory)?;
         let path = directory.join(format!("{}.json", self.case));
         Ok(fs::write(path, serde_json::to_string_pretty(self)? + "\n")?)
+    }
+}
+
+impl Results {
+    /// All outcomes that are kept in a directory.
+    pub(crate) fn load(directory: &Path) -> Result<Self, Failure> {
+        let mut results = Self::default();
+        for entry in fs::read_dir(directory)? {
+            let path = entry?.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+            {
+                let text = fs::read_to_string(&path)?;
+                let outcome: Outcome = serde_json::from_str(&text)
+                    .map_err(|error| format!("{}: {error}; delete it", path.display()))?;
+                results.0.insert(outcome.case.clone(), outcome);
+            }
+        }
+        Ok(results)
     }
 }
 

@@ -158,9 +158,12 @@ impl Stand {
 fn launch(subject: Subject, store: &str, servers: &Servers) -> Launch {
     let launch = Launch::serve(["--upstream", &servers.service.url(), "--store", store])
         .program(servers.program.clone())
+        // As nginx, which writes no access log here.
+        .env("ONLYONCE__LOG__LEVEL", "warn")
         .env("ONLYONCE__UPSTREAM__IDLE_CONNECTIONS_MAX", IDLE_CONNECTIONS);
     match subject {
         Subject::OneByOne => launch.env("ONLYONCE__STORE__GROUP_COMMIT", "false"),
+        Subject::Memory => launch.env("ONLYONCE__STORE__RECORDS_MAX", "10000000"),
         _ => launch,
     }
 }

@@ -13,7 +13,7 @@ use crate::test::FEATURES;
 use crate::tools::{self, Purpose};
 
 /// For arguments that measure nothing, nothing is built.
-const WITHOUT_BUILD: [&str; 2] = ["--help", "--list"];
+const WITHOUT_BUILD: [&str; 3] = ["--help", "--list", "--render"];
 
 pub(crate) async fn run(install: bool, args: &[OsString]) -> Result<(), Failure> {
     let mut steps = Steps::new();

@@ -1,0 +1,107 @@
+//! What was to be reached, and whether it was.
+
+use crate::results::{Results, Sample, Spread};
+use crate::subject::Subject;
+
+/// A figure that was set beforehand.
+#[derive(Debug)]
+pub(crate) struct Aim {
+    pub(crate) text: &'static str,
+    pub(crate) bound: Bound,
+    measure: Measure,
+}
+
+/// Which side of it is good.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// What is held against it.
+#[derive(Debug)]
+enum Measure {
+    /// Throughput of one subject by that of another in the same round.
+    Ratio(&'static str, Subject, Subject, u32),
+    /// Transactions that write, for each request.
+    Commits(&'static str, Subject, u32),
+}
+
+use self::Bound::{AtLeast, AtMost};
+use self::Measure::{Commits, Ratio};
+use crate::subject::Subject::{Nginx, OneByOne, PassThrough, Postgres, Sqlite};
+
+/// The aims, as issue 3 set them.
+pub(crate) const AIMS: [Aim; 6] = [
+    Aim {
+        text: "pass-through / nginx, 64 connections",
+        bound: AtLeast(1.0),
+        measure: Ratio("pass-through", PassThrough, Nginx, 64),
+    },
+    Aim {
+        text: "guarded on Postgres / the same with batching off, 64 connections",
+        bound: AtLeast(4.0),
+        measure: Ratio("fresh", Postgres, OneByOne, 64),
+    },
+    Aim {
+        text: "guarded on Postgres / the same with batching off, 256 connections",
+        bound: AtLeast(6.0),
+        measure: Ratio("fresh", Postgres, OneByOne, 256),
+    },
+    Aim {
+        text: "guarded on Postgres / own pass-through, 256 connections",
+        bound: AtLeast(0.45),
+        measure: Ratio("fresh", Postgres, PassThrough, 256),
+    },
+    Aim {
+        text: "guarded on SQLite / guarded on Postgres, 256 connections",
+        bound: AtLeast(1.2),
+        measure: Ratio("fresh", Sqlite, Postgres, 256),
+    },
+    Aim {
+        text: "commits for each guarded request, 256 connections",
+        bound: AtMost(0.1),
+        measure: Commits("fresh", Postgres, 256),
+    },
+];
+
+impl Aim {
+    /// What was measured; `None` where it was not.
+    pub(crate) fn measured(&self, results: &Results) -> Option<Spread> {
+        Spread::of(match self.measure {
+            Ratio(case, over, under, connections) => {
+                let over = rounds(results, case, over, connections)?;
+                let under = rounds(results, case, under, connections)?;
+                let pairs = over.iter().zip(under);
+                pairs
+                    .map(|(over, under)| over.rate() / under.rate())
+                    .collect()
+            }
+            Commits(case, subject, connections) => {
+                let rounds = rounds(results, case, subject, connections)?;
+                rounds
+                    .iter()
+                    .filter_map(Sample::commits_per_request)
+                    .collect()
+            }
+        })
+    }
+
+    /// Whether the median is on the good side.
+    pub(crate) fn is_met(&self, measured: Spread) -> bool {
+        match self.bound {
+            AtLeast(bound) => measured.median >= bound,
+            AtMost(bound) => measured.median <= bound,
+        }
+    }
+}
+
+fn rounds<'a>(
+    results: &'a Results,
+    case: &str,
+    subject: Subject,
+    connections: u32,
+) -> Option<&'a [Sample]> {
+    let series = results.0.get(case)?.series(subject, connections)?;
+    Some(&series.samples)
+}
