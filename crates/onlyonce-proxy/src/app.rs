@@ -87,8 +87,7 @@ impl App {
         let store = ChosenStore::open(&config.store)?;
         let store_is_prepared = store.prepare_now(&config.store).await?;
         let forward = Forward::new(config.forward())?;
-        let guard = IdempotencyLayer::with_limits(store.clone(), config.limits.guard())
-            .with_policy(config.policy.guard(&config.upstream.name));
+        let guard = guard(&config, &store);
         let listener = Listener::bind(config.listen.address, config.listen.settings()).await?;
         let admin = match config.admin.address {
             Some(address) => Some(bind_admin(address).await?),
@@ -151,6 +150,16 @@ impl App {
             name = signal() => Err(AppError::Interrupted(name)),
         }
     }
+}
+
+/// The guard, with the store that it asks: operators and readiness ask the store itself.
+fn guard(config: &Config, store: &ChosenStore) -> IdempotencyLayer {
+    let limits = config.limits.guard();
+    let layer = match store.cached(&config.cache) {
+        Some(cached) => IdempotencyLayer::with_limits(cached, limits),
+        None => IdempotencyLayer::with_limits(store.clone(), limits),
+    };
+    layer.with_policy(config.policy.guard(&config.upstream.name))
 }
 
 /// Every request goes through this, from the outside in.

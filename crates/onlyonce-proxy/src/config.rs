@@ -13,6 +13,7 @@
 //! ```
 
 mod admin;
+mod cache;
 mod fault;
 mod limits;
 mod listen;
@@ -27,6 +28,7 @@ pub(crate) mod value;
 mod warnings;
 
 pub use self::admin::Admin;
+pub use self::cache::Cache;
 pub use self::fault::{Fault, Faults, Origin};
 pub use self::limits::Limits;
 pub use self::listen::Listen;
@@ -53,6 +55,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// `[store]`: where records are kept.
     pub store: Store,
+    /// `[cache]`: what is kept of it nearer.
+    pub cache: Cache,
     /// `[policy]`: what is guarded, and how.
     pub policy: Policy,
     /// `[limits]`: bounds over all requests.
@@ -74,6 +78,7 @@ impl Config {
         let admin = Admin::read(reader.section("admin"));
         let upstream = Upstream::read(reader.section("upstream"));
         let store = Store::read(reader.section("store"));
+        let cache = Cache::read(reader.section("cache"));
         let policy = Policy::read(reader.section("policy"));
         let limits = Limits::read(reader.section("limits"));
         let log = Log::read(reader.section("log"));
@@ -96,6 +101,7 @@ impl Config {
             admin,
             upstream,
             store,
+            cache,
             policy,
             limits,
             log,

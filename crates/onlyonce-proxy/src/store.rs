@@ -5,10 +5,12 @@
 
 use std::time::Duration;
 
+use onlyonce::cached::Cached;
 use onlyonce::clock::SystemClock;
 use onlyonce::store::operator::{Detail, Filter, Operator, Resolution, Resolved, Summary, Sweep};
 use onlyonce::store::{
-    Claim, Claimed, MemoryStore, Present, Settled, Settlement, Store, StoreError,
+    Cacheable, Claim, Claimed, Confirmed, MemoryStore, Present, Settled, Settlement, Store,
+    StoreError,
 };
 use onlyonce::{Epoch, RecordId};
 use onlyonce_sqlx::{PostgresStore, SqliteOptions, SqliteStore};
@@ -109,6 +111,14 @@ impl ChosenStore {
         Ok(store)
     }
 
+    /// The store with what is kept of it nearer; `None` where nothing is: what is in memory is near enough.
+    pub(crate) fn cached(&self, settings: &config::Cache) -> Option<Cached<Self>> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Sqlite(_) | Self::Postgres(_) => settings.around(self.clone()),
+        }
+    }
+
     /// Makes a store usable, once: creates its tables, or asks whether they are there.
     async fn prepare(&self, migrate: bool) -> Result<(), StoreError> {
         match self {
@@ -205,6 +215,12 @@ impl Store for ChosenStore {
 
     async fn find(&self, id: &RecordId) -> Result<Option<Present>, StoreError> {
         each!(self, store => store.find(id).await)
+    }
+}
+
+impl Cacheable for ChosenStore {
+    async fn confirm(&self) -> Result<Confirmed, StoreError> {
+        each!(self, store => store.confirm().await)
     }
 }
 

@@ -1,6 +1,8 @@
 //! F8: Postgres is killed and started again under load.
 
-use onlyonce_test::event::Gate;
+use std::time::Duration;
+
+use onlyonce_test::event::{Gate, within};
 use onlyonce_test::postgres::Cluster;
 use onlyonce_test::upstream::Reply;
 use tokio::sync::watch;
@@ -84,6 +86,18 @@ async fn f8_postgres_is_down_and_restarts() {
     let proxy = setup.launch().start().await;
     let before = answer(&proxy, "before").await;
     cluster.stop_immediate().expect("it can be killed");
+    // What is known here is replayed for two seconds at the most.
+    within("memory not to be relied on any more", async {
+        loop {
+            let known = answer(&proxy, "before").await;
+            if known.status == 503 {
+                break;
+            }
+            assert_replays(&known, &before);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
     for key in ["before", "during"] {
         let refused = answer(&proxy, key).await;
         assert_problem(&refused, 503, "store-unavailable");
