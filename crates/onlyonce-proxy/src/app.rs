@@ -67,6 +67,9 @@ pub enum AppError {
     /// An `https` upstream, and no way to check its certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// A `rediss` cache, and no way to check its certificate.
+    #[error(transparent)]
+    Cache(#[from] onlyonce_redis::TlsError),
     /// A port cannot be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -87,7 +90,7 @@ impl App {
         let store = ChosenStore::open(&config.store)?;
         let store_is_prepared = store.prepare_now(&config.store).await?;
         let forward = Forward::new(config.forward())?;
-        let guard = guard(&config, &store);
+        let guard = guard(&config, &store)?;
         let listener = Listener::bind(config.listen.address, config.listen.settings()).await?;
         let admin = match config.admin.address {
             Some(address) => Some(bind_admin(address).await?),
@@ -153,13 +156,13 @@ impl App {
 }
 
 /// The guard, with the store that it asks: operators and readiness ask the store itself.
-fn guard(config: &Config, store: &ChosenStore) -> IdempotencyLayer {
+fn guard(config: &Config, store: &ChosenStore) -> Result<IdempotencyLayer, AppError> {
     let limits = config.limits.guard();
-    let layer = match store.cached(&config.cache) {
+    let layer = match store.cached(&config.cache)? {
         Some(cached) => IdempotencyLayer::with_limits(cached, limits),
         None => IdempotencyLayer::with_limits(store.clone(), limits),
     };
-    layer.with_policy(config.policy.guard(&config.upstream.name))
+    Ok(layer.with_policy(config.policy.guard(&config.upstream.name)))
 }
 
 /// Every request goes through this, from the outside in.

@@ -14,6 +14,7 @@
 
 mod admin;
 mod cache;
+mod cache_url;
 mod fault;
 mod limits;
 mod listen;
@@ -29,6 +30,7 @@ mod warnings;
 
 pub use self::admin::Admin;
 pub use self::cache::Cache;
+pub use self::cache_url::CacheUrl;
 pub use self::fault::{Fault, Faults, Origin};
 pub use self::limits::Limits;
 pub use self::listen::Listen;
@@ -78,9 +80,10 @@ impl Config {
         let admin = Admin::read(reader.section("admin"));
         let upstream = Upstream::read(reader.section("upstream"));
         let store = Store::read(reader.section("store"));
-        let cache = Cache::read(reader.section("cache"));
         let policy = Policy::read(reader.section("policy"));
         let limits = Limits::read(reader.section("limits"));
+        // After `policy`: a `deadline` under the wrong section is most likely that one.
+        let cache = Cache::read(reader.section("cache"));
         let log = Log::read(reader.section("log"));
         for (key, message) in policy.contradictions() {
             reader.fault(key, message);

@@ -112,9 +112,15 @@ impl ChosenStore {
     }
 
     /// The store with what is kept of it nearer; `None` where nothing is: what is in memory is near enough.
-    pub(crate) fn cached(&self, settings: &config::Cache) -> Option<Cached<Self>> {
+    ///
+    /// # Errors
+    /// Where the shared cache wants TLS and that cannot be set up.
+    pub(crate) fn cached(
+        &self,
+        settings: &config::Cache,
+    ) -> Result<Option<Cached<Self>>, onlyonce_redis::TlsError> {
         match self {
-            Self::Memory(_) => None,
+            Self::Memory(_) => Ok(None),
             Self::Sqlite(_) | Self::Postgres(_) => settings.around(self.clone()),
         }
     }

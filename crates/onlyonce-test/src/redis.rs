@@ -162,16 +162,26 @@ impl Server {
 
     /// Who answers on the port: it could be a server that took it before ours.
     fn process_id_from_info(&self) -> io::Result<u32> {
-        let mut stream = TcpStream::connect_timeout(&self.addr(), ANSWER)?;
-        stream.set_read_timeout(Some(ANSWER))?;
-        stream.write_all(b"INFO server\r\nQUIT\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
+        let answer = self.run("INFO server")?;
         let id = answer
             .lines()
             .find_map(|line| line.strip_prefix("process_id:"));
         id.and_then(|id| id.parse().ok())
             .ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// What it answers to a command, as it comes over the wire. The command is written as one would type it:
+    /// words, or text in quotation marks.
+    ///
+    /// # Errors
+    /// Where it is not there, or does not answer within a second.
+    pub fn run(&self, command: &str) -> io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&self.addr(), ANSWER)?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        write!(stream, "{command}\r\nQUIT\r\n")?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 
     fn log_file(&self) -> PathBuf {

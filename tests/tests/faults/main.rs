@@ -27,3 +27,4 @@ mod f24_hostile_keys;
 mod f25_expiry;
 mod killed_at_random;
 mod missing_rows;
+mod shared_cache;

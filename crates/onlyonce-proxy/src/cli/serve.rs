@@ -28,6 +28,10 @@ pub(super) struct Serve {
     /// [default: sqlite://onlyonce.db]
     #[arg(long, value_name = "URL")]
     store: Option<String>,
+    /// A Redis that several processes share, for retries that are answered without asking the store:
+    /// `redis://…`, or `rediss://…` for TLS [default: none]
+    #[arg(long, value_name = "URL")]
+    cache: Option<String>,
     /// How long a guarded request may take [default: 1m]
     #[arg(long, value_name = "DURATION")]
     deadline: Option<String>,
@@ -78,6 +82,7 @@ impl Serve {
             ("--upstream", "upstream.url", &self.upstream),
             ("--listen", "listen.address", &self.listen),
             ("--store", "store.url", &self.store),
+            ("--cache", "cache.url", &self.cache),
             ("--deadline", "policy.deadline", &self.deadline),
             ("--retention", "policy.retention", &self.retention),
             ("--wait", "policy.wait", &self.wait),

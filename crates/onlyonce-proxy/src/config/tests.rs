@@ -193,3 +193,37 @@ fn the_database_password_is_never_shown() {
     assert!(REFERENCE.contains("secret"));
     assert!(!format!("{config:?}").contains("secret"));
 }
+
+#[test]
+fn a_cache_is_described_by_its_url_and_what_cannot_be_one_is_refused() {
+    let file = format!("{SMALLEST}\n[cache]\nurl = 'redis://:s3cret@cache'\ndeadline = '1ms'");
+    let config = Config::load(sources(&file, &[], &[])).expect("no faults");
+    assert_eq!(config.cache.deadline, Duration::from_millis(1));
+    let shown = config.effective.iter().find(|set| set.key == "cache.url");
+    assert_eq!(
+        shown.and_then(|set| set.value.as_deref()),
+        Some("redis://:***@cache")
+    );
+    let wrong = format!("{SMALLEST}\n[cache]\nurl = 'http://:s3cret@cache'\nttl = '0s'");
+    let found = faults(sources(&wrong, &[], &[])).join("\n");
+    assert!(found.contains("cache.url: expected redis://"), "{found}");
+    assert!(found.contains("cache.ttl: must not be zero"), "{found}");
+    assert!(!found.contains("s3cret"), "{found}");
+}
+
+#[test]
+fn a_cache_without_a_store_to_ask_is_worth_a_warning() {
+    let warned = |store: &str| {
+        let flags = [
+            ("--cache", "cache.url", "redis://cache"),
+            ("--store", "store.url", store),
+        ];
+        let config = Config::load(sources(SMALLEST, &[], &flags)).expect("no faults");
+        config
+            .warnings()
+            .iter()
+            .any(|text| text.contains("cache.url"))
+    };
+    assert!(warned("memory:"));
+    assert!(!warned("sqlite://x.db"));
+}

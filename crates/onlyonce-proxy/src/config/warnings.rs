@@ -25,6 +25,10 @@ impl Config {
                  execute again; other processes do not see them",
             ),
             (
+                self.store.url == StoreUrl::Memory && self.cache.url.is_some(),
+                "cache.url is not used with store.url = memory: there is nothing to ask that is further away",
+            ),
+            (
                 policy.on_unknown == OnUnknown::Reexecute,
                 "policy.on-unknown = reexecute: a retry of a key whose outcome nobody knows executes again; \
                  only for services that are themselves idempotent",
