@@ -75,8 +75,11 @@ impl Puts {
         state.waiting.push_back(put);
         if !state.writing {
             state.writing = true;
-            let writing = Writing(Arc::clone(self));
-            tokio::spawn(async move { writing.run().await });
+            let writing = Writing {
+                puts: Arc::clone(self),
+                over: false,
+            };
+            tokio::spawn(writing.run());
         }
         true
     }
@@ -126,22 +129,25 @@ fn pipeline(batch: &[Put]) -> Pipeline {
 
 /// The task that empties the queue. Where its runtime drops it, the next put starts another.
 #[derive(Debug)]
-struct Writing(Arc<Puts>);
+struct Writing {
+    puts: Arc<Puts>,
+    over: bool,
+}
 
 impl Writing {
-    async fn run(self) {
+    async fn run(mut self) {
         loop {
             let batch = self.next();
             if batch.is_empty() {
                 return;
             }
-            self.0.write(&batch).await;
+            self.puts.write(&batch).await;
         }
     }
 
     /// The next batch. Where there is none, it is over: the next put starts another task.
-    fn next(&self) -> Vec<Put> {
-        let mut state = self.0.state();
+    fn next(&mut self) -> Vec<Put> {
+        let mut state = self.puts.state();
         let mut batch = Vec::new();
         let mut bytes = 0;
         while let Some(put) = state.waiting.pop_front_if(|put| {
@@ -151,7 +157,88 @@ impl Writing {
             batch.push(put);
         }
         state.bytes -= bytes;
-        state.writing = !batch.is_empty();
+        self.over = batch.is_empty();
+        state.writing = !self.over;
         batch
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        if !self.over {
+            self.puts.state().writing = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use onlyonce::{CredentialHash, Fingerprint, Timestamp};
+    use tokio::runtime::Builder;
+
+    use super::*;
+    use crate::dial::Dialer;
+
+    fn put(len: usize) -> Put {
+        Put {
+            generation: Generation::random(),
+            id: RecordId::from_bytes([1; 16]),
+            entry: Entry {
+                fingerprint: Fingerprint::from_bytes([2; 32]),
+                credential: CredentialHash::from_bytes([3; 32]),
+                expires_at: Timestamp::from_micros(4),
+                response: Bytes::from(vec![0; len]),
+            },
+            ttl: Duration::from_secs(1),
+        }
+    }
+
+    fn puts() -> Arc<Puts> {
+        let settings = "redis://127.0.0.1:1".parse().unwrap();
+        let dialer = Arc::new(Dialer::new(settings).unwrap());
+        Arc::new(Puts::new(Arc::new(Link::new(dialer))))
+    }
+
+    /// Processes with several runtimes stop them one after the other.
+    #[test]
+    fn a_runtime_that_ends_takes_no_other_runtimes_puts_along() {
+        let puts = puts();
+        let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
+        let first = runtime();
+        first.block_on(async { assert!(puts.put(put(0))) });
+        assert!(puts.state().writing);
+        drop(first);
+        assert!(!puts.state().writing);
+        runtime().block_on(async {
+            assert!(puts.put(put(0)));
+            while puts.state().writing {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(puts.state().bytes, 0);
+            assert!(puts.state().waiting.is_empty());
+        });
+    }
+
+    #[tokio::test]
+    async fn the_queue_is_bounded_by_entries_and_by_bytes() {
+        // Nothing is awaited, so nothing is taken out.
+        for (len, fit) in [(0, WAITING_MAX), (1 << 20, 15), (WAITING_BYTES_MAX, 0)] {
+            let puts = puts();
+            let taken = (0..2 * WAITING_MAX).take_while(|_| puts.put(put(len)));
+            assert_eq!(taken.count(), fit, "{len}");
+        }
+    }
+
+    #[tokio::test]
+    async fn batches_are_bounded_by_entries_and_by_bytes_and_never_empty() {
+        for (len, together) in [(0, BATCH_MAX), (100 << 10, 2), (1 << 20, 1)] {
+            let puts = puts();
+            for _ in 0..2 * BATCH_MAX {
+                puts.put(put(len));
+            }
+            let mut writing = Writing { puts, over: false };
+            assert_eq!(writing.next().len(), together, "{len}");
+        }
     }
 }

@@ -18,7 +18,7 @@ async fn what_one_process_keeps_another_finds() {
     for (byte, len) in [(1, 0), (2, 300), (3, 64 << 10)] {
         let entry = entry(len);
         assert_eq!(theirs.get(&generation, &id(byte)).await, None);
-        ours.put(&generation, &id(byte), &entry, HOUR);
+        kept(&ours, &generation, &id(byte), &entry).await;
         assert_eq!(found(&theirs, &generation, &id(byte)).await, entry);
     }
 }
@@ -28,8 +28,7 @@ async fn it_connects_by_itself() {
     let redis = Redis::start();
     let cache = RedisCache::new(redis.settings()).unwrap();
     let generation = Generation::random();
-    cache.put(&generation, &id(1), &entry(10), HOUR);
-    assert_eq!(found(&cache, &generation, &id(1)).await, entry(10));
+    kept(&cache, &generation, &id(1), &entry(10)).await;
 }
 
 #[tokio::test]
@@ -122,8 +121,7 @@ async fn entries_stay_for_what_remains_and_never_longer_than_the_ttl() {
     let mut other = redis.client().await;
     let generation = Generation::random();
     for (byte, remaining, at_most) in [(1, HOUR, 100_000), (2, Duration::from_secs(50), 50_000)] {
-        cache.put(&generation, &id(byte), &entry(20), remaining);
-        found(&cache, &generation, &id(byte)).await;
+        kept_for(&cache, &generation, &id(byte), &entry(20), remaining).await;
         let left = other
             .run(&["PTTL", &value::name(&generation, &id(byte))])
             .await;

@@ -123,10 +123,21 @@ pub(crate) async fn kept(
     id: &RecordId,
     entry: &Entry,
 ) {
+    kept_for(cache, generation, id, entry, HOUR).await;
+}
+
+/// Puts an entry until it is there: Redis may be left alone just now, or the machine so busy that a put was
+/// given up.
+pub(crate) async fn kept_for(
+    cache: &RedisCache,
+    generation: &Generation,
+    id: &RecordId,
+    entry: &Entry,
+    remaining: Duration,
+) {
     within("the entry to be kept", async {
-        // Redis may be left alone just now.
         while cache.get(generation, id).await.as_ref() != Some(entry) {
-            cache.put(generation, id, entry, HOUR);
+            cache.put(generation, id, entry, remaining);
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     })
