@@ -132,7 +132,9 @@ fn refusal(id: &RecordId, resolved: Resolved) -> String {
 mod tests {
     use onlyonce::Epoch;
     use onlyonce::store::operator::{Filter, Summary};
-    use onlyonce::store::{Claim, Claimed, Present, Settled, Settlement, Store, StoreErrorKind};
+    use onlyonce::store::{
+        Claim, Claimed, Completed, Present, Settled, Settlement, Store, StoreErrorKind,
+    };
 
     use super::*;
 
@@ -140,6 +142,10 @@ mod tests {
     struct Lost;
 
     impl Store for Lost {
+        fn recall(&self, _: &RecordId) -> Option<Completed> {
+            None
+        }
+
         async fn claim(&self, _: &Claim) -> Result<Claimed, StoreError> {
             Err(lost())
         }

@@ -9,8 +9,8 @@ use onlyonce::cached::Cached;
 use onlyonce::clock::SystemClock;
 use onlyonce::store::operator::{Detail, Filter, Operator, Resolution, Resolved, Summary, Sweep};
 use onlyonce::store::{
-    Cacheable, Claim, Claimed, Confirmed, MemoryStore, Present, Settled, Settlement, Store,
-    StoreError,
+    Cacheable, Claim, Claimed, Completed, Confirmed, MemoryStore, Present, Settled, Settlement,
+    Store, StoreError,
 };
 use onlyonce::{Epoch, RecordId};
 use onlyonce_sqlx::{PostgresStore, SqliteOptions, SqliteStore};
@@ -206,6 +206,10 @@ macro_rules! each {
 }
 
 impl Store for ChosenStore {
+    fn recall(&self, id: &RecordId) -> Option<Completed> {
+        each!(self, store => store.recall(id))
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         each!(self, store => store.claim(claim).await)
     }

@@ -44,7 +44,7 @@ use std::time::Duration;
 
 use onlyonce::store::operator::{Detail, Filter, Resolution, Resolved, Summary};
 use onlyonce::store::{
-    Cacheable, Claim, Claimed, Confirmed, Operator, Present, Settled, Settlement, Store,
+    Cacheable, Claim, Claimed, Completed, Confirmed, Operator, Present, Settled, Settlement, Store,
     StoreError, Sweep,
 };
 use onlyonce::{Epoch, RecordId};
@@ -207,6 +207,11 @@ impl fmt::Debug for PostgresStore {
 }
 
 impl Store for PostgresStore {
+    /// Its records are elsewhere.
+    fn recall(&self, _: &RecordId) -> Option<Completed> {
+        None
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let started = Instant::now();
         let (mut met, mut doubt) = (false, false);

@@ -41,7 +41,8 @@ use std::sync::Arc;
 use onlyonce::clock::Clock;
 use onlyonce::store::operator::{Detail, Filter, Operator, Resolution, Resolved, Summary, Sweep};
 use onlyonce::store::{
-    Cacheable, Claim, Claimed, Confirmed, Present, Settled, Settlement, Store, StoreError,
+    Cacheable, Claim, Claimed, Completed, Confirmed, Present, Settled, Settlement, Store,
+    StoreError,
 };
 use onlyonce::{Epoch, RecordId};
 
@@ -104,6 +105,11 @@ impl fmt::Debug for SqliteStore {
 }
 
 impl Store for SqliteStore {
+    /// Its records are elsewhere.
+    fn recall(&self, _: &RecordId) -> Option<Completed> {
+        None
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         self.0.writer.write(claim.clone()).await
     }

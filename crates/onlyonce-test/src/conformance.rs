@@ -140,6 +140,7 @@ macro_rules! store_conformance {
             claims::an_expired_unknown_record_is_claimable,
             claims::a_claim_that_arrives_after_its_repeat_was_released_gets_a_later_epoch,
             claims::finding_writes_nothing,
+            claims::what_is_recalled_is_what_a_claim_finds,
             claims::a_full_store_refuses_and_changes_nothing,
             races::of_64_claims_through_two_handles_one_is_acquired,
             races::of_64_claims_of_a_free_record_one_is_acquired,

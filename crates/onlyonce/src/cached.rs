@@ -37,7 +37,8 @@ use std::sync::Arc;
 use crate::record::{Epoch, RecordId};
 use crate::store::operator::{Detail, Filter, Operator, Resolution, Resolved, Summary, Sweep};
 use crate::store::{
-    Cacheable, Claim, Claimed, Generation, Present, Settled, Settlement, Store, StoreError,
+    Cacheable, Claim, Claimed, Completed, Generation, Present, Settled, Settlement, Store,
+    StoreError,
 };
 
 mod confirmation;
@@ -185,6 +186,11 @@ impl<S: fmt::Debug> fmt::Debug for Cached<S> {
 /// Each confirmation is had before the store is asked: were it had after, what was read before a decision could
 /// be kept as if it had been read after.
 impl<S: Cacheable> Store for Cached<S> {
+    fn recall(&self, id: &RecordId) -> Option<Completed> {
+        let confirmation = self.confirmations.current()?;
+        self.memory.get(&confirmation, id).map(Completed::from)
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let Some(confirmation) = self.confirmations.current() else {
             return self.store().claim(claim).await;

@@ -1,9 +1,9 @@
 //! A guarded request from its key to its answer: the one place where the order of work is written down.
 //!
 //! ```text
-//! key ─▶ twin here? ─▶ body, bounded ─▶ fingerprint ─▶ ┌ claim ─▶ forward once ─▶ classify ─▶ settle ┐ ─▶ answer
-//!         409                413, 400      │            └──────────── detached task ──────────────────┘
-//!                                          └ another has the record: replay, 409, 422
+//! key ─▶ twin here? ─▶ body, bounded ─▶ fingerprint ─▶ known here? ─▶ ┌ claim ─▶ forward once ─▶ classify ─▶ settle ┐ ─▶ answer
+//!         409                413, 400                   replay, 422     │  └─ another has the record: replay, 409, 422 │
+//!                                                                       └─────────────── detached task ────────────────┘
 //! ```
 //!
 //! Up to the claim the client's future does the work, and a client that leaves takes everything with it:
@@ -28,10 +28,10 @@ use crate::fingerprint::fingerprint;
 use crate::key::IdempotencyKey;
 use crate::policy::{BodyFingerprint, OnDuplicate, Policy};
 use crate::problem::{Code, Problem};
-use crate::record::{Fingerprint, RecordId, Token};
+use crate::record::{CredentialHash, Fingerprint, RecordId, Token};
 use crate::resources::Resources;
 use crate::scope::{Credential, Principal, record_id};
-use crate::store::{Claim, Present, StoreError};
+use crate::store::{Claim, Present, Store, StoreError};
 
 mod answer;
 mod claiming;
@@ -84,6 +84,12 @@ pub(crate) struct Execution {
     pub(crate) key: IdempotencyKey,
 }
 
+/// What a request asks for, and who asks: what a record is compared with.
+struct Asked {
+    fingerprint: Fingerprint,
+    credential: CredentialHash,
+}
+
 /// Who and what a request is, worked out from its head.
 struct Requester {
     id: RecordId,
@@ -123,13 +129,22 @@ impl Execution {
         };
         let Upload { bytes, reserved } = upload;
         let (mut parts, fingerprint) = self.fingerprint(parts, &bytes).await;
-        let claim = self.claim_of(&requester, fingerprint);
+        let asked = Asked {
+            fingerprint,
+            credential: requester.credential.hash(&requester.id),
+        };
+        if let Some(known) = self.resources.store.recall(&requester.id) {
+            // Nothing to claim, so nothing to settle: no task either.
+            let present = Present::Completed(known);
+            return Ok(self.answer_from_record(&requester, &asked, present).await);
+        }
+        let claim = self.claim_of(&requester, &asked);
         upload::buffered_head(&mut parts, bytes.len());
         let request = Request::from_parts(parts, RequestBody::buffered(bytes));
         let reply = self
-            .detach(service, request, reserved, &requester, &claim)
+            .detach(service, request, reserved, &requester, claim)
             .await;
-        self.conclude(&requester, &claim, reply).await
+        self.conclude(&requester, &asked, reply).await
     }
 
     fn identify(&self, parts: &Parts) -> Requester {
@@ -165,12 +180,12 @@ impl Execution {
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 
-    fn claim_of(&self, requester: &Requester, fingerprint: Fingerprint) -> Claim {
+    fn claim_of(&self, requester: &Requester, asked: &Asked) -> Claim {
         Claim {
             id: requester.id,
             token: Token::random(),
-            fingerprint,
-            credential: requester.credential.hash(&requester.id),
+            fingerprint: asked.fingerprint,
+            credential: asked.credential,
             lease: self.policy.lease(),
             retention: self.policy.retention,
             on_unknown: self.policy.on_unknown,
@@ -185,7 +200,7 @@ impl Execution {
         request: Request<RequestBody<B>>,
         uploaded: Reservation,
         requester: &Requester,
-        claim: &Claim,
+        claim: Claim,
     ) -> Reply<R, S::Error>
     where
         S: Inner<B, R>,
@@ -208,7 +223,7 @@ impl Execution {
         let task = forwarding::Task {
             resources: Arc::clone(&self.resources),
             policy: Arc::clone(&self.policy),
-            claim: claim.clone(),
+            claim,
             deadline: Deadline::after(self.policy.deadline),
             line: requester.line.clone(),
             uploaded,
@@ -230,7 +245,7 @@ impl Execution {
     async fn conclude<R, E>(
         &self,
         requester: &Requester,
-        claim: &Claim,
+        asked: &Asked,
         reply: Reply<R, E>,
     ) -> Result<Response<ResponseBody<R>>, E> {
         let present = match reply {
@@ -242,7 +257,7 @@ impl Execution {
         };
         let present = match (present, self.policy.on_duplicate) {
             (Present::InFlight { .. }, OnDuplicate::Wait(limit)) => {
-                match waiting::wait(&self.resources, &claim.id, limit).await {
+                match waiting::wait(&self.resources, &requester.id, limit).await {
                     Some(present) => present,
                     None => {
                         return Ok(self.problem(requester, Outcome::InProgress, &in_progress()));
@@ -251,7 +266,7 @@ impl Execution {
             }
             (present, _) => present,
         };
-        Ok(self.answer_from_record(requester, claim, present).await)
+        Ok(self.answer_from_record(requester, asked, present).await)
     }
 }
 

@@ -169,6 +169,12 @@ pub trait Store: Send + Sync + 'static {
     /// See [`StoreError::may_have_applied`]: after such an error, repeat the claim with the same token.
     fn claim(&self, claim: &Claim) -> impl Future<Output = Result<Claimed, StoreError>> + Send;
 
+    /// A completed record that a claim would find, if this process knows it without asking anybody.
+    ///
+    /// It is asked before a claim is made, and so spares it; hence it must not wait. A store whose records are
+    /// elsewhere knows nothing.
+    fn recall(&self, id: &RecordId) -> Option<Completed>;
+
     /// Ends a claim that was acquired in `epoch`.
     ///
     /// A row that is gone (lost in a failover) is written anew as completed or unknown; a row that is

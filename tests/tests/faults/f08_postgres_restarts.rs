@@ -1,8 +1,6 @@
 //! F8: Postgres is killed and started again under load.
 
-use std::time::Duration;
-
-use onlyonce_test::event::{Gate, within};
+use onlyonce_test::event::Gate;
 use onlyonce_test::postgres::Cluster;
 use onlyonce_test::upstream::Reply;
 use tokio::sync::watch;
@@ -10,7 +8,7 @@ use tokio::sync::watch;
 use crate::load::{Load, assert_consistent, number_charges};
 use crate::setup::{
     BODY, PATH, Setup, answer, assert_problem, assert_replays, cluster, retry_while_in_progress,
-    retry_while_unavailable,
+    retry_while_unavailable, until_not_relied_on,
 };
 
 const RESTARTS: usize = 3;
@@ -86,18 +84,7 @@ async fn f8_postgres_is_down_and_restarts() {
     let proxy = setup.launch().start().await;
     let before = answer(&proxy, "before").await;
     cluster.stop_immediate().expect("it can be killed");
-    // What is known here is replayed for two seconds at the most.
-    within("memory not to be relied on any more", async {
-        loop {
-            let known = answer(&proxy, "before").await;
-            if known.status == 503 {
-                break;
-            }
-            assert_replays(&known, &before);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until_not_relied_on(&proxy, "before", &before).await;
     for key in ["before", "during"] {
         let refused = answer(&proxy, key).await;
         assert_problem(&refused, 503, "store-unavailable");

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, raw_sql};
 
 use crate::setup::{
     Setup, answer, assert_problem, assert_replays, code, retry_while_in_progress,
-    retry_while_unavailable,
+    retry_while_unavailable, until_not_relied_on,
 };
 
 /// Files cannot grow beyond 256 KiB. Ignored, the signal becomes an error of the write, as on a full disk.
@@ -130,6 +130,7 @@ async fn f14_postgres_becomes_read_only() {
         .await;
     let before = answer(&proxy, "before").await;
     read_only(&setup, "on").await;
+    until_not_relied_on(&proxy, "before", &before).await;
     for key in ["before", "during"] {
         assert_problem(&answer(&proxy, key).await, 503, "store-unavailable");
     }

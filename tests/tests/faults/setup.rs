@@ -266,6 +266,21 @@ pub(crate) async fn retry_while_unavailable(proxy: &Proxy, key: &str) -> Respons
     .await
 }
 
+/// What a proxy knows it replays while its store is away, for two seconds at the most. Waits until it does not.
+pub(crate) async fn until_not_relied_on(proxy: &Proxy, key: &str, first: &Response) {
+    within("a proxy not to rely on what it knows", async {
+        loop {
+            let known = answer(proxy, key).await;
+            if known.status == 503 {
+                return;
+            }
+            assert_replays(&known, first);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
 /// Asserts that an answer is the upstream's first one, replayed byte for byte.
 #[track_caller]
 pub(crate) fn assert_replays(replay: &Response, first: &Response) {

@@ -162,6 +162,33 @@ pub async fn a_free_record_is_taken_over_by_another_fingerprint<F: Fixture>(f: A
     assert_eq!(f.store().find(&first.id).await.unwrap(), Some(expected));
 }
 
+/// What a store knows by itself, if anything, spares a claim: so it must be what the claim would have found.
+pub async fn what_is_recalled_is_what_a_claim_finds<F: Fixture>(f: Arc<F>) {
+    let (free, flying, unknown, owner) = (claim(1), claim(2), claim(3), claim(4));
+    for (claim, settlement) in [
+        (&free, Some(Settlement::Released)),
+        (&flying, None),
+        (&unknown, Some(Settlement::Unknown)),
+        (&owner, Some(completed("answer"))),
+    ] {
+        let epoch = acquired(f.store().claim(claim).await);
+        if let Some(settlement) = settlement {
+            f.store().settle(claim, epoch, &settlement).await.unwrap();
+        }
+    }
+    for other in [&free, &flying, &unknown, &claim(5)] {
+        assert_eq!(f.store().recall(&other.id), None);
+    }
+    let expected = outcome(f.store(), &owner, "answer").await;
+    for store in [f.store(), f.second()] {
+        if let Some(known) = store.recall(&owner.id) {
+            assert_eq!(Present::Completed(known), expected);
+        }
+    }
+    f.advance(PAST_RETENTION).await;
+    assert_eq!(f.store().recall(&owner.id), None);
+}
+
 /// No write is needed for a silent owner's record to become unknown.
 pub async fn a_lapsed_lease_means_unknown<F: Fixture>(f: Arc<F>) {
     let owner = claim(1);

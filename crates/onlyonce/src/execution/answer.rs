@@ -5,22 +5,22 @@
 
 use http::{Response, StatusCode};
 
-use super::{Execution, Outcome, Requester, in_progress, recorded};
+use super::{Asked, Execution, Outcome, Requester, in_progress, recorded};
 use crate::body::ResponseBody;
 use crate::problem::{Code, Problem};
 use crate::replay::replay;
-use crate::store::{Claim, Completed, OnUnknown, Present};
+use crate::store::{Completed, OnUnknown, Present};
 
 impl Execution {
     /// Answers a request whose record another request has.
     pub(super) async fn answer_from_record<R>(
         &self,
         requester: &Requester,
-        claim: &Claim,
+        asked: &Asked,
         present: Present,
     ) -> Response<ResponseBody<R>> {
         let (outcome, problem) = match present {
-            Present::Completed(completed) => match self.disclose(requester, claim, completed).await
+            Present::Completed(completed) => match self.disclose(requester, asked, completed).await
             {
                 Ok(response) => {
                     requester.line.write(Outcome::Replayed, response.status());
@@ -31,7 +31,7 @@ impl Execution {
             Present::InFlight { .. } => (Outcome::InProgress, in_progress()),
             Present::Unknown { fingerprint, .. }
                 if self.policy.on_unknown == OnUnknown::Reexecute
-                    && fingerprint != claim.fingerprint =>
+                    && fingerprint != asked.fingerprint =>
             {
                 (Outcome::Reused, reused())
             }
@@ -49,17 +49,17 @@ impl Execution {
     async fn disclose(
         &self,
         requester: &Requester,
-        claim: &Claim,
+        asked: &Asked,
         completed: Completed,
     ) -> Result<Response<bytes::Bytes>, (Outcome, Problem)> {
-        if completed.credential != claim.credential && !requester.principal.is_verified() {
+        if completed.credential != asked.credential && !requester.principal.is_verified() {
             let problem = Problem::new(Code::ReplayWithheld).with_detail(
                 "the request with this key was executed under another credential; \
                  nothing was executed again",
             );
             return Err((Outcome::Withheld, problem));
         }
-        if completed.fingerprint != claim.fingerprint {
+        if completed.fingerprint != asked.fingerprint {
             return Err((Outcome::Reused, reused()));
         }
         let stored = match completed.response {

@@ -8,12 +8,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use super::{Claim, Claimed, Present, Settled, Settlement, Store, StoreError};
+use super::{Claim, Claimed, Completed, Present, Settled, Settlement, Store, StoreError};
 use crate::record::{Epoch, RecordId};
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 trait ErasedStore: Send + Sync {
+    fn recall(&self, id: &RecordId) -> Option<Completed>;
     fn claim<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Claimed>;
     fn settle<'a>(
         &'a self,
@@ -25,6 +26,10 @@ trait ErasedStore: Send + Sync {
 }
 
 impl<T: Store> ErasedStore for T {
+    fn recall(&self, id: &RecordId) -> Option<Completed> {
+        Store::recall(self, id)
+    }
+
     fn claim<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Claimed> {
         Box::pin(Store::claim(self, claim))
     }
@@ -61,6 +66,10 @@ impl fmt::Debug for SharedStore {
 }
 
 impl Store for SharedStore {
+    fn recall(&self, id: &RecordId) -> Option<Completed> {
+        self.0.recall(id)
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         self.0.claim(claim).await
     }
@@ -81,6 +90,10 @@ impl Store for SharedStore {
 
 /// A store behind an `Arc` is that store.
 impl<T: Store> Store for Arc<T> {
+    fn recall(&self, id: &RecordId) -> Option<Completed> {
+        T::recall(self, id)
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         T::claim(self, claim).await
     }

@@ -208,6 +208,14 @@ impl Table {
 }
 
 impl Store for MemoryStore {
+    fn recall(&self, id: &RecordId) -> Option<Completed> {
+        let table = self.table();
+        match table.rows.get(id)?.present(self.clock.now())? {
+            Present::Completed(completed) => Some(completed),
+            Present::InFlight { .. } | Present::Unknown { .. } => None,
+        }
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let mut table = self.table();
         let now = self.clock.now();

@@ -9,8 +9,8 @@ use onlyonce::cached::Cached;
 use onlyonce::clock::Clock;
 use onlyonce::store::operator::{Detail, Filter, Resolution, Resolved, Summary};
 use onlyonce::store::{
-    Cacheable, Claim, Claimed, Confirmed, MemoryStore, OnUnknown, Operator, Present, Settled,
-    Settlement, Store, StoreError, StoreErrorKind,
+    Cacheable, Claim, Claimed, Completed, Confirmed, MemoryStore, OnUnknown, Operator, Present,
+    Settled, Settlement, Store, StoreError, StoreErrorKind,
 };
 use onlyonce::{CredentialHash, Epoch, Fingerprint, RecordId, Timestamp, Token};
 use tokio::sync::Semaphore;
@@ -112,6 +112,10 @@ impl Asked {
 }
 
 impl Store for Asked {
+    fn recall(&self, _: &RecordId) -> Option<Completed> {
+        None
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         self.read(self.0.store.claim(claim)).await?
     }

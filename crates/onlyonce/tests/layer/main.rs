@@ -11,5 +11,6 @@ mod claims;
 mod disclosure;
 mod duplicates;
 mod endings;
+mod known;
 mod outcomes;
 mod readiness;

@@ -15,7 +15,8 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use onlyonce::body::{RequestBody, ResponseBody};
 use onlyonce::store::{
-    Claim, Claimed, MemoryStore, Present, Settled, Settlement, Store, StoreError, StoreErrorKind,
+    Claim, Claimed, Completed, MemoryStore, Present, Settled, Settlement, Store, StoreError,
+    StoreErrorKind,
 };
 use onlyonce::{BoxError, Epoch, Idempotency, IdempotencyLayer, Policy, RecordId};
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -265,6 +266,11 @@ fn unavailable() -> StoreError {
 }
 
 impl Store for FaultyStore {
+    /// Every request gets to the faults.
+    fn recall(&self, _: &RecordId) -> Option<Completed> {
+        None
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         let fault = self.claims.lock().unwrap().pop_front();
