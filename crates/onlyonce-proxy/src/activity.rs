@@ -28,11 +28,15 @@ impl Activity {
         self.last_ms.store(elapsed_ms, Ordering::Relaxed);
     }
 
+    /// The last sign of life.
+    pub(crate) fn last(&self) -> Instant {
+        self.start + Duration::from_millis(self.last_ms.load(Ordering::Relaxed))
+    }
+
     /// Returns once there was no sign of life for `limit`.
     pub(crate) async fn quiet_for(&self, limit: Duration) {
         loop {
-            let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
-            let due = self.start + last + limit;
+            let due = self.last() + limit;
             if Instant::now() >= due {
                 return;
             }

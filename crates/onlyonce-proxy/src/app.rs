@@ -44,6 +44,7 @@ use crate::listener::{ListenError, Listener};
 use crate::readiness::Readiness;
 use crate::store::{ChosenStore, OpenError};
 use crate::upkeep;
+use crate::workers::Workers;
 
 /// The process, with its ports and its store.
 #[derive(Debug)]
@@ -55,6 +56,7 @@ pub struct App {
     admin: Option<(Admin, SocketAddr)>,
     guard: IdempotencyLayer,
     forward: Forward,
+    workers: Workers,
 }
 
 /// Why the process does not serve.
@@ -73,6 +75,9 @@ pub enum AppError {
     /// A port cannot be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The system gives no threads.
+    #[error("could not start the workers")]
+    Workers(#[source] std::io::Error),
     /// A second signal came while requests were in progress.
     #[error("stopped at once by a second {0}; requests in progress were cut off")]
     Interrupted(&'static str),
@@ -96,6 +101,7 @@ impl App {
             Some(address) => Some(bind_admin(address).await?),
             None => None,
         };
+        let workers = Workers::start(config.listen.workers()).map_err(AppError::Workers)?;
         Ok(Self {
             config,
             store,
@@ -104,6 +110,7 @@ impl App {
             admin,
             guard,
             forward,
+            workers,
         })
     }
 
@@ -137,6 +144,7 @@ impl App {
             self.listener,
             self.guard,
             self.forward,
+            self.workers,
             draining.clone(),
         ));
         info!(upstream = %self.config.upstream.url, store = %self.config.store.url, "serving");
@@ -182,11 +190,19 @@ async fn serve(
     listener: Listener,
     guard: IdempotencyLayer,
     forward: Forward,
+    workers: Workers,
     draining: CancellationToken,
 ) {
     let limit = config.listen.drain;
-    let service = stack(guard.clone(), forward.clone());
-    let listening = listener.serve(service, draining.cancelled());
+    // Each worker has upstream connections of its own; records and bounds are those of all.
+    let parts = forward.clone().split(config.listen.workers());
+    let service_for = |forward: Forward| {
+        let guard = guard.clone();
+        move |client: SocketAddr| stack(guard.clone(), forward.on_behalf_of(client.ip()))
+    };
+    let serving = workers.all().iter().cloned();
+    let serving: Vec<_> = serving.zip(parts.into_iter().map(service_for)).collect();
+    let listening = listener.serve_on(&serving, draining.cancelled());
     // Tunnels have left their connections behind; they get the same time, at the same time.
     let tunnels = async {
         draining.cancelled().await;

@@ -44,6 +44,8 @@ mod wire;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
+use std::num::NonZero;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -70,20 +72,23 @@ use self::limits::Limits;
 use self::outgoing::Outgoing;
 use self::pool::Pool;
 use self::response_head::InvalidResponse;
-use crate::listener::PeerAddr;
+use crate::headers::Peer;
 use crate::upgrade::Tunnels;
 
 /// The service that talks to one upstream. Clones share their connections.
 ///
 /// See the [module's documentation](self) for an example.
 #[derive(Clone)]
-pub struct Forward(Arc<Inner>);
+pub struct Forward {
+    inner: Arc<Inner>,
+    peer: Option<Arc<Peer>>,
+}
 
 struct Inner {
-    settings: ForwardSettings,
-    dialer: Dialer,
+    settings: Arc<ForwardSettings>,
+    dialer: Arc<Dialer>,
     pool: Arc<Pool>,
-    tunnels: Tunnels,
+    tunnels: Arc<Tunnels>,
 }
 
 impl Forward {
@@ -92,19 +97,52 @@ impl Forward {
     /// # Errors
     /// Where TLS was asked for and cannot be set up.
     pub fn new(settings: ForwardSettings) -> Result<Self, TlsError> {
-        Ok(Self(Arc::new(Inner {
-            dialer: Dialer::new(&settings)?,
+        Ok(Self::of(Inner {
+            dialer: Arc::new(Dialer::new(&settings)?),
             pool: Pool::new(settings.idle_connections_max),
-            tunnels: Tunnels::new(settings.idle_timeout),
-            settings,
-        })))
+            tunnels: Arc::new(Tunnels::new(settings.idle_timeout)),
+            settings: Arc::new(settings),
+        }))
+    }
+
+    fn of(inner: Inner) -> Self {
+        Self {
+            inner: Arc::new(inner),
+            peer: None,
+        }
+    }
+
+    /// The same service for the requests of one client, whom they will name. Without it they name nobody.
+    #[must_use]
+    pub fn on_behalf_of(&self, client: IpAddr) -> Self {
+        let is_trusted = self.inner.settings.trusted_peers.contains(client);
+        Self {
+            inner: Arc::clone(&self.inner),
+            peer: Some(Arc::new(Peer::new(client, is_trusted))),
+        }
+    }
+
+    /// The same service `parts` times, each with connections that the others do not use: for runtimes that
+    /// have nothing in common. They share the bound on unused connections; tunnels are drained by any.
+    pub fn split(self, parts: NonZero<usize>) -> Vec<Self> {
+        let whole = self.inner;
+        let share = whole.settings.idle_connections_max.div_ceil(parts.get());
+        let part = |_| {
+            Self::of(Inner {
+                settings: Arc::clone(&whole.settings),
+                dialer: Arc::clone(&whole.dialer),
+                pool: Pool::new(share),
+                tunnels: Arc::clone(&whole.tunnels),
+            })
+        };
+        (0..parts.get()).map(part).collect()
     }
 
     /// Waits for open tunnels to end, cuts those that have not after `limit`, and says how many it cut.
     ///
     /// Requests are not waited for: whoever called for them does that.
     pub async fn drain(&self, limit: Duration) -> usize {
-        self.0.tunnels.drain(limit).await
+        self.inner.tunnels.drain(limit).await
     }
 }
 
@@ -123,8 +161,10 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> ForwardFuture {
-        let inner = Arc::clone(&self.0);
-        ForwardFuture(Box::pin(async move { inner.answer(request).await }))
+        let Self { inner, peer } = self.clone();
+        ForwardFuture(Box::pin(async move {
+            inner.answer(request, peer.as_deref()).await
+        }))
     }
 }
 
@@ -140,7 +180,7 @@ impl Future for ForwardFuture {
 }
 
 impl Inner {
-    async fn answer<B>(&self, request: Request<B>) -> Response<ForwardBody>
+    async fn answer<B>(&self, request: Request<B>, peer: Option<&Peer>) -> Response<ForwardBody>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -150,26 +190,26 @@ impl Inner {
             is_guarded: request.extensions().get::<Deadline>().is_some(),
             record: request.extensions().get::<RecordId>().copied(),
         };
-        match self.forward(request).await {
+        match self.forward(request, peer).await {
             Ok(response) => response,
             Err(failure) => failure.into_response(&asked, &self.settings.problems),
         }
     }
 
-    async fn forward<B>(&self, mut request: Request<B>) -> Result<Response<ForwardBody>, Failure>
+    async fn forward<B>(
+        &self,
+        mut request: Request<B>,
+        peer: Option<&Peer>,
+    ) -> Result<Response<ForwardBody>, Failure>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let deadline = request.extensions().get::<Deadline>().copied();
-        let peer = request
-            .extensions()
-            .get::<PeerAddr>()
-            .map(|peer| peer.0.ip());
         let may_upgrade =
             deadline.is_none() && request.method() == Method::GET && request.body().is_end_stream();
         let client_upgrade = hyper::upgrade::on(&mut request);
-        let limits = match deadline {
+        let mut limits = match deadline {
             Some(deadline) => Limits::guarded(deadline),
             None => Limits::unguarded(&self.settings),
         };
@@ -179,8 +219,9 @@ impl Inner {
             .map_err(Failure::Refused)?;
         let body = match deadline {
             Some(_) => Outgoing::whole(body).await.map_err(Failure::Incomplete)?,
-            None => Outgoing::stream(body, &limits.upload),
+            None => Outgoing::stream(body),
         };
+        limits.watch(&body);
         request_head::frame(&mut parts, &body);
 
         let is_upload_over = body.is_whole();
@@ -211,7 +252,7 @@ impl Inner {
                 Err(SendError::NotSent { reason, message }) => {
                     (reason, message.map(|message| *message).or(copy))
                 }
-                Err(error) => return Err(Failure::of_send(error, limits.upload.is_broken())),
+                Err(error) => return Err(Failure::of_send(error, limits.is_upload_broken())),
             };
             request = unsent.ok_or(reason)?;
         }
@@ -220,7 +261,7 @@ impl Inner {
             return Err(Failure::TooLate);
         }
         let answered = connection.send(request, limits).await;
-        answered.map_err(|error| Failure::of_send(error, limits.upload.is_broken()))
+        answered.map_err(|error| Failure::of_send(error, limits.is_upload_broken()))
     }
 
     fn pass_on(
@@ -288,7 +329,7 @@ fn copy(request: &Request<Outgoing>) -> Option<Request<Outgoing>> {
 impl fmt::Debug for Forward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Forward")
-            .field("upstream", &self.0.settings.upstream)
+            .field("upstream", &self.inner.settings.upstream)
             .finish_non_exhaustive()
     }
 }

@@ -9,6 +9,7 @@
 
 mod activity;
 pub mod admin;
+mod alarm;
 pub mod app;
 pub mod cli;
 pub mod config;
@@ -25,3 +26,4 @@ mod table;
 pub mod telemetry;
 mod upgrade;
 mod upkeep;
+pub mod workers;

@@ -20,7 +20,7 @@
 //! use onlyonce_proxy::listener::{Listener, ListenerSettings};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let hello = tower::service_fn(async |_request| {
+//! let hello = |_client| tower::service_fn(async |_request| {
 //!     Ok::<_, Infallible>(http::Response::new(Full::new(Bytes::from("hello"))))
 //! });
 //! let listener = Listener::bind("127.0.0.1:0".parse()?, ListenerSettings::default()).await?;
@@ -37,6 +37,7 @@ mod connection;
 mod io;
 mod response_body;
 mod screen;
+mod signal;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -49,7 +50,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use onlyonce::BoxError;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
@@ -57,6 +58,8 @@ use tracing::{debug, warn};
 
 use self::connection::Connection;
 use self::io::IoLimits;
+use self::signal::Signal;
+use crate::workers::Worker;
 
 /// The limits of a [`Listener`].
 #[derive(Debug, Clone)]
@@ -99,10 +102,6 @@ const DEFAULT_HEADERS_MAX: usize = 100;
 
 /// How long accepting pauses when the process has run out of something, such as file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// The address of the client, in the extensions of each request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerAddr(pub SocketAddr);
 
 /// A socket that is bound and listens.
 #[derive(Debug)]
@@ -161,10 +160,33 @@ impl Listener {
 
     /// Serves until `stop` completes, then drains: accepts nothing more, lets requests in progress end,
     /// and cuts off what is left when the drain's time is over. Returns when no connection is left.
+    /// `service_for` makes the service of each connection from the client's address.
     ///
     /// Tunnels are not waited for; they left their connection behind when they switched.
-    pub async fn serve<S, B>(self, service: S, stop: impl Future<Output = ()>) -> Drained
+    pub async fn serve<M, S, B>(self, service_for: M, stop: impl Future<Output = ()>) -> Drained
     where
+        M: Fn(SocketAddr) -> S,
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        self.serve_on(&[(Worker::here(), service_for)], stop).await
+    }
+
+    /// Like [`serve`](Self::serve), on several workers with services of their own. Each new connection
+    /// goes to the worker that has the fewest.
+    ///
+    /// # Panics
+    /// Without a worker.
+    pub async fn serve_on<M, S, B>(
+        self,
+        workers: &[(Worker, M)],
+        stop: impl Future<Output = ()>,
+    ) -> Drained
+    where
+        M: Fn(SocketAddr) -> S,
         S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
         S::Error: Into<BoxError>,
         S::Future: Send,
@@ -172,24 +194,38 @@ impl Listener {
         B::Error: Into<BoxError>,
     {
         let connections = TaskTracker::new();
-        let draining = CancellationToken::new();
+        let draining = Signal::default();
         let aborting = CancellationToken::new();
-        let serving = Connection {
-            service,
-            http1: connection::http1(&self.settings),
-            limits: IoLimits {
-                write: self.settings.write_timeout,
-                linger: self.settings.linger,
-            },
-            draining: draining.clone(),
-            aborting: aborting.clone(),
+        let http1 = connection::http1(&self.settings);
+        let limits = IoLimits {
+            write: self.settings.write_timeout,
+            linger: self.settings.linger,
+        };
+        let start = |(stream, peer), place| {
+            let (worker, service_for) = workers
+                .iter()
+                .min_by_key(|(worker, _)| worker.connections())
+                .expect("there is a worker");
+            let connection = Connection {
+                service: service_for(peer),
+                http1: http1.clone(),
+                limits,
+                draining: draining.clone(),
+                aborting: aborting.clone(),
+            };
+            let seat = worker.seat();
+            let served = async move {
+                connection.serve(stream).await;
+                drop((seat, place));
+            };
+            connections.spawn_on(served, worker.runtime());
         };
         tokio::select! {
-            () = accept(&self.socket, self.settings.connections_max, &connections, serving) => {}
+            () = accept(&self.socket, self.settings.connections_max, start) => {}
             () = stop => {}
         }
         drop(self.socket);
-        draining.cancel();
+        draining.give();
         connections.close();
         if tokio::time::timeout(self.settings.drain, connections.wait())
             .await
@@ -204,34 +240,23 @@ impl Listener {
     }
 }
 
-/// Accepts for ever.
-async fn accept<S, B>(
+/// Accepts for ever, and has each connection started, with its place among those that there may be.
+async fn accept(
     socket: &TcpListener,
     connections_max: usize,
-    connections: &TaskTracker,
-    serving: Connection<S>,
-) where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+    start: impl Fn((std::net::TcpStream, SocketAddr), OwnedSemaphorePermit),
+) {
     let places = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
     loop {
-        let place = Arc::clone(&places).acquire_owned().await;
-        let (stream, peer) = match socket.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                pause_after(&error).await;
-                continue;
-            }
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return; // the semaphore is never closed
         };
-        let connection = serving.clone();
-        connections.spawn(async move {
-            connection.serve(stream, peer).await;
-            drop(place);
-        });
+        // Taken from this runtime: it is waited for on its worker's.
+        let accepted = socket.accept().await;
+        match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
+            Ok(accepted) => start(accepted, place),
+            Err(error) => pause_after(&error).await,
+        }
     }
 }
 

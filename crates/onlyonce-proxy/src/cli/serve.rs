@@ -4,9 +4,10 @@ use std::io::Write;
 use std::net::SocketAddr;
 
 use clap::Args;
+use tokio::runtime::Builder;
 
+use super::Failure;
 use super::settings::ConfigArgs;
-use super::{Failure, runtime};
 use crate::app::App;
 use crate::config::{Config, Sources};
 use crate::signal::Signals;
@@ -62,7 +63,9 @@ impl Serve {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let config = Config::load(self.sources())?;
         telemetry::init(&config.log).map_err(Failure::failed)?;
-        runtime()?.block_on(async {
+        // Connections are the workers'; this thread accepts them, and looks after the rest.
+        let runtime = Builder::new_current_thread().enable_all().build();
+        runtime.map_err(Failure::failed)?.block_on(async {
             let mut signals = Signals::listen().map_err(Failure::failed)?;
             let app = App::bind(config).await?;
             announce("listening", app.address());

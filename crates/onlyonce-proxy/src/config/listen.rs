@@ -1,6 +1,8 @@
 //! `[listen]`: where clients come in, and how long they are waited for.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZero;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use super::section::Section;
@@ -13,6 +15,8 @@ use crate::listener::ListenerSettings;
 pub struct Listen {
     /// Its address. Port 0 takes a free port; the line `listening on …` tells which.
     pub address: SocketAddr,
+    /// How many threads serve connections. `None`: one for each core that the process may use.
+    pub workers: Option<NonZero<u16>>,
     /// How many connections are served at once; more wait.
     pub connections_max: u32,
     /// How long a request's head may take to arrive, and a connection may be unused.
@@ -47,6 +51,7 @@ impl Listen {
     pub(super) fn read(section: Section<'_>) -> Self {
         Self {
             address: section.get("address", (Ipv4Addr::LOCALHOST, 8080).into()),
+            workers: section.optional("workers"),
             connections_max: section.above_zero("connections-max", 10_000),
             head_timeout: section.above_zero("head-timeout", Duration::from_secs(30)),
             write_timeout: section.above_zero("write-timeout", Duration::from_secs(60)),
@@ -54,6 +59,14 @@ impl Listen {
             fields_max: section.above_zero("fields-max", 100),
             trusted_peers: section.get("trusted-peers", Vec::new()),
             drain: section.get("drain", Duration::from_secs(30)),
+        }
+    }
+
+    /// How many threads serve connections.
+    pub fn workers(&self) -> NonZero<usize> {
+        match self.workers {
+            Some(workers) => workers.into(),
+            None => available_parallelism().unwrap_or(NonZero::<usize>::MIN),
         }
     }
 

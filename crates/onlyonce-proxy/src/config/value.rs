@@ -4,6 +4,7 @@
 //! found: a database password may sit under any key by mistake.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -169,6 +170,7 @@ plain! {
     bool => "true or false",
     u16 => "a whole number below 65536",
     u32 => "a whole number",
+    NonZero<u16> => "a whole number from 1 to 65535",
     SocketAddr => "an address and a port, such as 127.0.0.1:8080 or [::1]:8080",
     HeaderName => "a header name",
 }

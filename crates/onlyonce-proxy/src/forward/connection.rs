@@ -1,27 +1,34 @@
 //! One connection to the upstream, and what sending on it tells.
 
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
-use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::limits::{Limits, RanOut};
 use super::outgoing::Outgoing;
 use super::wire::Wire;
+use crate::alarm::Alarm;
 
 /// A connection that carries one request at a time.
 #[derive(Debug)]
 pub(crate) struct Connection {
     sender: SendRequest<Outgoing>,
     wire: Arc<Wire>,
-    /// Cancelled when the task that drives the connection is over and everything of it is dropped.
-    ended: CancellationToken,
+    ended: Ended,
+    alarm: Alarm,
 }
+
+/// Fails when the task that drives the connection is over and everything of it is dropped.
+pub(crate) type Ended = oneshot::Receiver<Infallible>;
 
 /// A response's head, and the connection on which its body arrives, unless that has ended already.
 pub(crate) type Answered = (Response<Incoming>, Option<Connection>);
@@ -54,15 +61,12 @@ pub(crate) enum NotSent {
 const READY_WITHIN: Duration = Duration::from_millis(50);
 
 impl Connection {
-    pub(crate) fn new(
-        sender: SendRequest<Outgoing>,
-        wire: Arc<Wire>,
-        ended: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(sender: SendRequest<Outgoing>, wire: Arc<Wire>, ended: Ended) -> Self {
         Self {
             sender,
             wire,
             ended,
+            alarm: Alarm::default(),
         }
     }
 
@@ -76,25 +80,35 @@ impl Connection {
         self.sender.ready().await.is_ok()
     }
 
+    /// Waits until a request can be sent; not for long. Returns why none can.
+    async fn wait_until_ready(&mut self) -> Option<NotSent> {
+        let mut due = None;
+        poll_fn(|cx| match self.sender.poll_ready(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(None),
+            Poll::Ready(Err(error)) => Poll::Ready(Some(NotSent::Ended(error))),
+            Poll::Pending => {
+                let due = *due.get_or_insert_with(|| Instant::now() + READY_WITHIN);
+                self.alarm.poll(due, cx).map(|()| Some(NotSent::Busy))
+            }
+        })
+        .await
+    }
+
     /// Sends a request, once.
     pub(crate) async fn send(
         mut self,
         request: Request<Outgoing>,
         limits: &Limits,
     ) -> Result<Answered, SendError> {
-        let reason = match timeout(READY_WITHIN, self.sender.ready()).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(NotSent::Ended(error)),
-            Err(_) => Some(NotSent::Busy),
-        };
-        if let Some(reason) = reason {
+        if let Some(reason) = self.wait_until_ready().await {
             let message = Some(Box::new(request));
             return Err(SendError::NotSent { reason, message });
         }
         let Self {
             mut sender,
             wire,
-            ended,
+            mut ended,
+            mut alarm,
         } = self;
         let mark = wire.begin(limits.first_write_by);
         let mut answer = pin!(sender.try_send_request(request));
@@ -102,8 +116,10 @@ impl Connection {
             // A response that is here when time runs out is a response.
             biased;
             outcome = answer.as_mut() => (outcome, Some(sender)),
-            ran_out = limits.run_out() => return Err(SendError::RanOut(ran_out)),
-            () = ended.cancelled() => {
+            ran_out = poll_fn(|cx| limits.poll_run_out(&mut alarm, cx)) => {
+                return Err(SendError::RanOut(ran_out));
+            }
+            Err(_) = &mut ended => {
                 // A request that was put into the queue in the very moment in which the other end left
                 // stays there for as long as our end exists, and nobody would ever answer.
                 drop(sender);
@@ -112,7 +128,12 @@ impl Connection {
         };
         match outcome {
             Ok(response) => {
-                let connection = sender.map(|sender| Self::new(sender, wire, ended));
+                let connection = sender.map(|sender| Self {
+                    sender,
+                    wire,
+                    ended,
+                    alarm,
+                });
                 Ok((response, connection))
             }
             Err(mut failed) => {
@@ -140,7 +161,7 @@ pub(crate) struct Idle {
 mod tests {
     use std::io;
     use std::pin::Pin;
-    use std::task::{Context, Poll, Waker};
+    use std::task::{Context, Waker};
 
     use bytes::Bytes;
     use hyper::client::conn::http1;
@@ -201,8 +222,7 @@ mod tests {
         let wire = Wire::new(false);
         let io = CountedIo::new(Socket { takes, fails }, Arc::clone(&wire));
         let (sender, connection) = http1::handshake(TokioIo::new(io)).await.unwrap();
-        let ended = CancellationToken::new();
-        let guard = ended.clone().drop_guard();
+        let (guard, ended) = oneshot::channel();
         tokio::spawn(async move {
             let _guard = guard;
             drop(connection.await);
@@ -263,14 +283,14 @@ mod tests {
             Arc::clone(&wire),
         );
         let (sender, connection) = http1::handshake(TokioIo::new(io)).await.unwrap();
-        let ended = CancellationToken::new();
+        let (guard, ended) = oneshot::channel();
         let mut connection = Box::pin(connection);
         // Asks once for a request, so that the sender believes in a reader, and then is gone.
         let _ = connection
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()));
         drop(connection);
-        ended.cancel();
+        drop(guard);
         let body = Outgoing::Whole(Bytes::from("a=1"));
         let request = Request::post("/").header("host", "a").body(body).unwrap();
         let connection = Connection::new(sender, wire, ended);

@@ -9,9 +9,9 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::ForwardSettings;
@@ -114,8 +114,7 @@ impl Dialer {
     {
         let handshake = self.http1.handshake(TokioIo::new(io));
         let (sender, connection) = handshake.await.map_err(DialError::Http)?;
-        let ended = CancellationToken::new();
-        let guard = ended.clone().drop_guard();
+        let (guard, ended) = oneshot::channel();
         // Ends when the sender is dropped or the upstream closes.
         tokio::spawn(async move {
             // Dropped after the connection, whichever way this ends.

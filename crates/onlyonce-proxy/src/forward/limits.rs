@@ -1,13 +1,15 @@
 //! When waiting for a response ends.
 
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use onlyonce::Deadline;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::ForwardSettings;
-use super::outgoing::Upload;
+use super::outgoing::{Outgoing, Upload};
+use crate::alarm::Alarm;
 
 /// The time limits of one request.
 #[derive(Debug, Clone)]
@@ -18,8 +20,9 @@ pub(crate) struct Limits {
     pub(crate) end: Option<Instant>,
     /// How long the upstream may be silent before its response: unguarded requests only.
     silence_max: Option<Duration>,
-    /// The upload that postpones the silence.
-    pub(crate) upload: Arc<Upload>,
+    start: Instant,
+    /// The upload that postpones the silence, while there is one.
+    upload: Option<Arc<Upload>>,
 }
 
 /// Who was too slow.
@@ -36,18 +39,26 @@ impl Limits {
             first_write_by: Some(deadline.start_by()),
             end: Some(deadline.end()),
             silence_max: None,
-            upload: Arc::new(Upload::new()),
+            start: Instant::now(),
+            upload: None,
         }
     }
 
     /// Those of a request that nobody guards.
     pub(crate) fn unguarded(settings: &ForwardSettings) -> Self {
+        let start = Instant::now();
         Self {
             first_write_by: None,
-            end: settings.total_timeout.map(|limit| Instant::now() + limit),
+            end: settings.total_timeout.map(|limit| start + limit),
             silence_max: Some(settings.first_byte_timeout),
-            upload: Arc::new(Upload::new()),
+            start,
+            upload: None,
         }
+    }
+
+    /// Lets an upload postpone the silence.
+    pub(crate) fn watch(&mut self, body: &Outgoing) {
+        self.upload = body.upload().cloned();
     }
 
     /// Whether the layer guards the request.
@@ -61,26 +72,39 @@ impl Limits {
             .is_none_or(|limit| Instant::now() < limit)
     }
 
-    /// Returns when one of the limits is reached.
-    pub(crate) async fn run_out(&self) -> RanOut {
-        let end = async {
-            match self.end {
-                Some(end) => sleep_until(end).await,
-                None => std::future::pending().await,
+    /// Ready when one of the limits is reached.
+    pub(crate) fn poll_run_out(&self, alarm: &mut Alarm, cx: &mut Context<'_>) -> Poll<RanOut> {
+        loop {
+            let silent = self.silence_max.map(|max| self.last_sign() + max);
+            let Some(due) = self.end.into_iter().chain(silent).min() else {
+                return Poll::Pending;
+            };
+            ready!(alarm.poll(due, cx));
+            if self.end == Some(due) {
+                return Poll::Ready(RanOut::Upstream);
             }
-        };
-        let silence = async {
-            match self.silence_max {
-                Some(limit) => self.upload.activity.quiet_for(limit).await,
-                None => std::future::pending().await,
+            // The upload may have gone on in the meantime.
+            if self.silence_max.map(|max| self.last_sign() + max) == silent {
+                return Poll::Ready(match self.upload().is_some_and(Upload::is_starved) {
+                    true => RanOut::Client,
+                    false => RanOut::Upstream,
+                });
             }
-        };
-        tokio::select! {
-            () = end => RanOut::Upstream,
-            () = silence => match self.upload.is_starved() {
-                true => RanOut::Client,
-                false => RanOut::Upstream,
-            },
         }
+    }
+
+    /// When the upstream was last given something to work on.
+    fn last_sign(&self) -> Instant {
+        self.upload()
+            .map_or(self.start, |upload| upload.activity.last())
+    }
+
+    fn upload(&self) -> Option<&Upload> {
+        self.upload.as_deref()
+    }
+
+    /// Whether the client broke its upload off.
+    pub(crate) fn is_upload_broken(&self) -> bool {
+        self.upload().is_some_and(Upload::is_broken)
     }
 }

@@ -39,7 +39,7 @@ const STARVED: u8 = 1;
 const BROKEN: u8 = 2;
 
 impl Upload {
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         Self {
             activity: Activity::new(),
             state: AtomicU8::new(FLOWING),
@@ -67,7 +67,7 @@ impl Upload {
 
 impl Outgoing {
     /// Passes a body on as it arrives.
-    pub(crate) fn stream<B>(body: B, upload: &Arc<Upload>) -> Self
+    pub(crate) fn stream<B>(body: B) -> Self
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -77,7 +77,7 @@ impl Outgoing {
         }
         Self::Stream {
             body: Box::pin(body.map_err(Into::into)),
-            upload: Arc::clone(upload),
+            upload: Arc::new(Upload::new()),
         }
     }
 
@@ -93,6 +93,14 @@ impl Outgoing {
         } else {
             Self::Whole(bytes)
         })
+    }
+
+    /// How the upload is doing, if it is one.
+    pub(crate) const fn upload(&self) -> Option<&Arc<Upload>> {
+        match self {
+            Self::Empty | Self::Whole(_) => None,
+            Self::Stream { upload, .. } => Some(upload),
+        }
     }
 
     /// Whether nobody can hold it up: it is not waiting for a client.

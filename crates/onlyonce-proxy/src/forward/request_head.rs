@@ -1,7 +1,5 @@
 //! Turns the head a client sent into the one the upstream gets.
 
-use std::net::IpAddr;
-
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, MAX_FORWARDS, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
@@ -14,7 +12,8 @@ use http_body::Body as _;
 use super::outgoing::Outgoing;
 use super::settings::{ForwardSettings, HostPolicy};
 use crate::headers::{
-    Forwarding, accepts_trailers, drop_ambiguous, strip_hop_by_hop, upgrade_protocol,
+    Forwarding, Peer, accepts_trailers, drop_ambiguous, states_length, strip_hop_by_hop,
+    upgrade_protocol,
 };
 
 /// Why a request is not forwarded at all: the answer to it.
@@ -31,7 +30,7 @@ pub(crate) struct Refusal {
 pub(crate) fn prepare(
     parts: &mut Parts,
     settings: &ForwardSettings,
-    peer: Option<IpAddr>,
+    peer: Option<&Peer>,
     may_upgrade: bool,
 ) -> Result<Option<HeaderValue>, Refusal> {
     refuse_methods(&parts.method)?;
@@ -50,11 +49,15 @@ pub(crate) fn prepare(
     parts.extensions.clear();
 
     let headers = &mut parts.headers;
-    let upgrade = upgrade_protocol(headers)
-        .filter(|_| may_upgrade && received == Version::HTTP_11)
+    let may_upgrade = may_upgrade && received == Version::HTTP_11;
+    let upgrade = may_upgrade
+        .then(|| upgrade_protocol(headers))
+        .flatten()
         .and_then(|protocol| HeaderValue::from_str(protocol).ok());
     let wants_trailers = accepts_trailers(headers);
 
+    // For the fields below, at once.
+    headers.reserve(FIELDS_ADDED);
     // First strip, then add: see `crate::headers`.
     strip_hop_by_hop(headers);
     drop_ambiguous(headers, &settings.protected_names);
@@ -65,7 +68,6 @@ pub(crate) fn prepare(
     if let Some(peer) = peer {
         let forwarding = Forwarding {
             peer,
-            trusted: settings.trusted_peers.contains(peer),
             host: asked_host.as_ref(),
             scheme: "http",
         };
@@ -88,10 +90,20 @@ pub(crate) fn prepare(
     Ok(upgrade)
 }
 
+/// The most fields that a request gets more than it had: forwarding, `Via`, `TE`, `Connection` and framing.
+const FIELDS_ADDED: usize = 9;
+
 /// States the body's framing, which is ours whatever the client's was.
 pub(crate) fn frame(parts: &mut Parts, body: &Outgoing) {
+    let exact = body.size_hint().exact();
+    let mut stated = parts.headers.get_all(CONTENT_LENGTH).iter();
+    if let (Some(length), Some(value), None) = (exact, stated.next(), stated.next())
+        && states_length(value, length)
+    {
+        return;
+    }
     let had_length = parts.headers.remove(CONTENT_LENGTH).is_some();
-    match body.size_hint().exact() {
+    match exact {
         Some(0) if !had_length && !expects_content(&parts.method) => {}
         Some(length) => drop(parts.headers.insert(CONTENT_LENGTH, length.into())),
         // Said here because hyper would send a GET without its chunks.
@@ -194,8 +206,8 @@ mod tests {
     }
 
     fn prepared(mut parts: Parts) -> Parts {
-        let peer = "192.0.2.1".parse().unwrap();
-        prepare(&mut parts, &settings(), Some(peer), true).unwrap();
+        let peer = Peer::new("192.0.2.1".parse().unwrap(), false);
+        prepare(&mut parts, &settings(), Some(&peer), true).unwrap();
         parts
     }
 
@@ -272,7 +284,8 @@ mod tests {
         let mut rewriting = settings();
         rewriting.host = HostPolicy::Rewrite;
         let mut parts = request("GET", "/", &[("host", "shop")]);
-        prepare(&mut parts, &rewriting, "192.0.2.1".parse().ok(), false).unwrap();
+        let peer = Peer::new("192.0.2.1".parse().unwrap(), false);
+        prepare(&mut parts, &rewriting, Some(&peer), false).unwrap();
         assert_eq!(parts.headers[HOST], "upstream:9000");
         assert_eq!(parts.headers["x-forwarded-host"], "shop");
         // HTTP/1.0 may come without any.

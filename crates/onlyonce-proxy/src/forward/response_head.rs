@@ -6,7 +6,7 @@ use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_
 use http::response::Parts;
 use http::{StatusCode, Version};
 
-use crate::headers::{members, strip_hop_by_hop};
+use crate::headers::{members, states_length, strip_hop_by_hop};
 
 /// What a response's head says to us rather than to the client.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,7 +58,14 @@ fn check_framing(parts: &mut Parts) -> Result<(), InvalidResponse> {
     if parts.status == StatusCode::NO_CONTENT || parts.status.is_informational() {
         parts.headers.remove(CONTENT_LENGTH);
     } else if let Some(length) = one_length(&parts.headers)? {
-        parts.headers.insert(CONTENT_LENGTH, length.into());
+        let mut stated = parts.headers.get_all(CONTENT_LENGTH).iter();
+        let is_plain = stated
+            .next()
+            .is_some_and(|value| states_length(value, length))
+            && stated.next().is_none();
+        if !is_plain {
+            parts.headers.insert(CONTENT_LENGTH, length.into());
+        }
     }
     Ok(())
 }

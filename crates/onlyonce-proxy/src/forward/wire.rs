@@ -188,6 +188,10 @@ impl<T: AsyncWrite + Look + Unpin> AsyncWrite for CountedIo<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // The system takes one piece faster than a list of one.
+        if let [buf] = bufs {
+            return self.poll_write(cx, buf);
+        }
         let this = &mut *self;
         let mut ledger = this.wire.ledger();
         this.wire.admit(&mut ledger, &this.io)?;

@@ -7,6 +7,8 @@
 use http::HeaderName;
 use http::header::HeaderMap;
 
+use super::remove_where;
+
 /// Fields whose underscore twins are never passed on.
 pub const PROTECTED: [&str; 23] = [
     "authorization",
@@ -44,14 +46,7 @@ pub fn drop_ambiguous(headers: &mut HeaderMap, also: &[HeaderName]) {
             PROTECTED.contains(&plain.as_str()) || also.iter().any(|other| other == plain.as_str())
         }
     };
-    let twins: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| is_twin(name))
-        .cloned()
-        .collect();
-    for twin in twins {
-        headers.remove(twin);
-    }
+    remove_where(headers, is_twin);
 }
 
 #[cfg(test)]

@@ -3,11 +3,13 @@
 //! The upstream believes these fields, so what an untrusted peer sent of them is replaced. A trusted
 //! peer's are kept, and the peer itself is appended.
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use http::HeaderName;
 use http::header::{FORWARDED, HeaderMap, HeaderValue};
+
+use super::remove_where;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -23,13 +25,37 @@ pub(super) const SAID_BY_PEERS: [HeaderName; 9] = [
     FOR, HOST, PORT, PREFIX, PROTO, REAL_IP, SERVER, SSL, FORWARDED,
 ];
 
+/// The other end of a client's connection, in the words in which each of its requests names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    is_trusted: bool,
+    address: HeaderValue,
+    /// As the beginning of an element of `Forwarded`.
+    node: Box<str>,
+}
+
+impl Peer {
+    /// Describes a peer; `is_trusted` says whether its own statements are believed.
+    pub fn new(address: IpAddr, is_trusted: bool) -> Self {
+        let address = address.to_canonical();
+        let node = match address {
+            IpAddr::V4(address) => format!("for={address}"),
+            IpAddr::V6(address) => format!("for=\"[{address}]\""),
+        };
+        Self {
+            is_trusted,
+            address: HeaderValue::try_from(address.to_string())
+                .expect("digits, letters, dots and colons are a valid field value"),
+            node: node.into(),
+        }
+    }
+}
+
 /// What was seen of a request's origin.
 #[derive(Debug, Clone, Copy)]
 pub struct Forwarding<'a> {
-    /// The address at the other end of the connection.
-    pub peer: IpAddr,
-    /// Whether that peer's own statements are believed.
-    pub trusted: bool,
+    /// Who sent it.
+    pub peer: &'a Peer,
     /// The authority that the client asked for.
     pub host: Option<&'a HeaderValue>,
     /// The scheme that the client used: `http` or `https`.
@@ -39,48 +65,46 @@ pub struct Forwarding<'a> {
 impl Forwarding<'_> {
     /// Writes the fields into a request's headers.
     pub fn write(&self, headers: &mut HeaderMap) {
-        let peer = self.peer.to_canonical();
-        if !self.trusted {
-            for name in SAID_BY_PEERS {
-                headers.remove(name);
-            }
+        if !self.peer.is_trusted {
+            remove_where(headers, |name| SAID_BY_PEERS.contains(name));
         }
-        append_member(headers, FOR, &peer.to_string());
-        append_member(headers, FORWARDED, &self.element(peer));
+        append_member(headers, FOR, self.peer.address.clone());
+        if let Ok(element) = HeaderValue::try_from(self.element()) {
+            append_member(headers, FORWARDED, element);
+        }
         insert_absent(headers, PROTO, || {
             Some(HeaderValue::from_static(self.scheme))
         });
         insert_absent(headers, HOST, || self.host.cloned());
-        insert_absent(headers, REAL_IP, || peer.to_string().try_into().ok());
+        insert_absent(headers, REAL_IP, || Some(self.peer.address.clone()));
     }
 
     /// Our element of `Forwarded`.
-    fn element(&self, peer: IpAddr) -> String {
-        let mut element = match peer {
-            IpAddr::V4(peer) => format!("for={peer}"),
-            IpAddr::V6(peer) => format!("for=\"[{peer}]\""),
-        };
+    fn element(&self) -> String {
         // A host can hold `:` and brackets, so it is quoted; one with a quote in it is left out.
-        if let Some(host) = self.host.and_then(|host| host.to_str().ok())
-            && !host.contains(['"', '\\'])
-        {
-            let _ = write!(element, ";host=\"{host}\"");
+        let host = self.host.and_then(|host| host.to_str().ok());
+        match host.filter(|host| !host.contains(['"', '\\'])) {
+            Some(host) => [&self.peer.node, ";host=\"", host, "\";proto=", self.scheme].concat(),
+            None => [&self.peer.node, ";proto=", self.scheme].concat(),
         }
-        let _ = write!(element, ";proto={}", self.scheme);
-        element
     }
 }
 
 /// Joins all lines of a list field and appends a member.
-fn append_member(headers: &mut HeaderMap, name: HeaderName, member: &str) {
+fn append_member(headers: &mut HeaderMap, name: HeaderName, member: HeaderValue) {
+    let mut lines = headers.get_all(&name).iter().peekable();
+    if lines.peek().is_none() {
+        headers.insert(name, member);
+        return;
+    }
     let mut list = Vec::new();
-    for line in headers.get_all(&name) {
+    for line in lines {
         list.extend_from_slice(line.as_bytes());
         list.extend_from_slice(b", ");
     }
     list.extend_from_slice(member.as_bytes());
-    // Made of valid values and an address: this cannot fail, and were it to, a forged list would go.
-    match HeaderValue::from_bytes(&list) {
+    // Made of valid values: this cannot fail, and were it to, a forged list would go.
+    match HeaderValue::from_maybe_shared(Bytes::from(list)) {
         Ok(list) => drop(headers.insert(name, list)),
         Err(_) => drop(headers.remove(name)),
     }
@@ -120,8 +144,7 @@ mod tests {
         }
         let host = HeaderValue::from_static("shop.example:8080");
         let forwarding = Forwarding {
-            peer: peer.parse().unwrap(),
-            trusted,
+            peer: &Peer::new(peer.parse().unwrap(), trusted),
             host: Some(&host),
             scheme: "http",
         };

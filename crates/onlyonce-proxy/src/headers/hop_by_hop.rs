@@ -5,7 +5,7 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 
-use super::members;
+use super::{members, remove_where};
 
 /// Removed whether or not `Connection` names them (RFC 9110 section 7.6.1).
 ///
@@ -23,18 +23,20 @@ const ALWAYS: [HeaderName; 8] = [
 
 /// Removes connection-level fields: those named by *every* `Connection` line, then the fixed list.
 ///
-/// Returns the names that `Connection` listed; they are unwelcome in the trailer section too.
+/// Returns the further names that `Connection` listed; they are unwelcome in the trailer section too.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Vec<HeaderName> {
     // All lines are read before the first is removed: `remove` would take them all at once.
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
         .flat_map(members)
+        // By far the most frequent, and removed in any case.
+        .filter(|name| !name.eq_ignore_ascii_case("keep-alive"))
         .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
         .collect();
-    for name in named.iter().chain(&ALWAYS) {
-        headers.remove(name);
-    }
+    remove_where(headers, |name| {
+        ALWAYS.contains(name) || named.contains(name)
+    });
     named
 }
 
@@ -49,8 +51,8 @@ pub fn accepts_trailers(headers: &HeaderMap) -> bool {
 ///
 /// Never `h2c`: the bytes behind it would be requests that nobody here has looked at.
 pub fn upgrade_protocol(headers: &HeaderMap) -> Option<&str> {
-    let mut options = headers.get_all(CONNECTION).iter().flat_map(members);
     let mut protocols = headers.get_all(UPGRADE).iter().flat_map(members);
+    let mut options = headers.get_all(CONNECTION).iter().flat_map(members);
     match (protocols.next(), protocols.next()) {
         (Some(protocol), None)
             if options.any(|option| option.eq_ignore_ascii_case("upgrade"))

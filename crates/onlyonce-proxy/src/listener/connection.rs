@@ -1,6 +1,5 @@
 //! One client's connection.
 
-use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 
@@ -13,18 +12,20 @@ use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use onlyonce::BoxError;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tower_service::Service;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use super::io::{IoLimits, ServerIo, Unfinished};
 use super::response_body::Watched;
 use super::screen::screen;
-use super::{DEFAULT_HEADERS_MAX, ListenerSettings, PeerAddr, prepare};
+use super::signal::Signal;
+use super::{DEFAULT_HEADERS_MAX, ListenerSettings, prepare};
+use crate::alarm::HeadTimer;
 use crate::problem::plain_problem;
 
 /// What serves each connection.
@@ -34,18 +35,17 @@ pub(super) struct Connection<S> {
     pub(super) http1: http1::Builder,
     pub(super) limits: IoLimits,
     /// Ends the connection after the request in progress.
-    pub(super) draining: CancellationToken,
+    pub(super) draining: Signal,
     /// Ends it at once.
     pub(super) aborting: CancellationToken,
 }
 
 type Answer<B> = Response<Watched<Either<B, Full<Bytes>>>>;
 
-/// hyper's server with our limits.
+/// hyper's server with our limits; needs a timer.
 pub(super) fn http1(settings: &ListenerSettings) -> http1::Builder {
     let mut http1 = http1::Builder::new();
     http1
-        .timer(TokioTimer::new())
         .header_read_timeout(settings.head_timeout)
         .max_header_size(settings.head_bytes_max)
         // A client that has ended its side may still wait for the answer.
@@ -65,20 +65,24 @@ where
     B::Error: Into<BoxError>,
 {
     /// Serves until the client or we end the connection.
-    pub(super) async fn serve(self, stream: TcpStream, peer: SocketAddr) {
+    pub(super) async fn serve(mut self, stream: std::net::TcpStream) {
+        let stream = match TcpStream::from_std(stream) {
+            Ok(stream) => stream,
+            Err(error) => return warn!(%error, "could not serve a connection"),
+        };
         prepare(&stream);
         let unfinished = Unfinished::default();
         let io = ServerIo::new(stream, unfinished.clone(), self.limits);
         let service = self.service;
-        let answer = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(PeerAddr(peer));
-            answer(service.clone(), request, unfinished.clone())
-        });
+        let answer =
+            service_fn(move |request| answer(service.clone(), request, unfinished.clone()));
+        self.http1.timer(HeadTimer::default());
         let connection = self.http1.serve_connection(TokioIo::new(io), answer);
         let mut connection = pin!(connection.with_upgrades());
         let ended = tokio::select! {
+            biased;
             ended = connection.as_mut() => ended,
-            () = self.draining.cancelled() => {
+            () = self.draining.given() => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
                     ended = connection => ended,

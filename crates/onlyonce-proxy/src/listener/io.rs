@@ -132,7 +132,11 @@ impl AsyncWrite for ServerIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        // The system takes one piece faster than a list of one.
+        let written = match bufs {
+            [buf] => Pin::new(&mut self.stream).poll_write(cx, buf),
+            bufs => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
+        };
         self.bounded(written, cx)
     }
 

@@ -62,8 +62,21 @@ fn is_host(value: &HeaderValue) -> bool {
     let Ok(text) = value.to_str() else {
         return false;
     };
+    if is_plain_host(text) {
+        return true;
+    }
     text.is_empty()
         || (!text.contains('@') && text.parse::<Authority>().is_ok_and(has_port_or_none))
+}
+
+/// Nearly all are: a name or an IPv4 address, with or without a port. Saves the general parser's copy.
+fn is_plain_host(text: &str) -> bool {
+    let (host, port) = text.split_once(':').unwrap_or((text, "1"));
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    !host.is_empty()
+        && host.bytes().all(is_plain)
+        && port.bytes().all(|byte| byte.is_ascii_digit())
+        && port.parse::<u16>().is_ok()
 }
 
 fn has_port_or_none(authority: Authority) -> bool {

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use onlyonce_proxy::listener::{Drained, Listener, ListenerSettings};
+use onlyonce_proxy::workers::Workers;
 use onlyonce_test::client::Raw;
 use onlyonce_test::event::{Gate, within};
 use onlyonce_test::upstream::{Legacy, Reply};
@@ -22,7 +24,7 @@ use crate::support::{LONG, Proxy};
 /// Serves a function that does not look at bodies.
 async fn serve<F>(change: impl FnOnce(&mut ListenerSettings), answer: F) -> SocketAddr
 where
-    F: Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Clone + Send + 'static,
+    F: Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Clone + Send + Sync + 'static,
 {
     let mut settings = ListenerSettings::default();
     change(&mut settings);
@@ -34,7 +36,7 @@ where
         let response = answer(&request);
         async move { Ok::<_, Infallible>(response) }
     });
-    tokio::spawn(listener.serve(service, std::future::pending()));
+    tokio::spawn(listener.serve(move |_| service.clone(), std::future::pending()));
     addr
 }
 
@@ -64,6 +66,50 @@ async fn a_port_that_is_served_is_an_error_even_if_it_may_be_shared() {
     Listener::bind(taken, ListenerSettings::default())
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn each_worker_gets_its_share_of_the_connections() {
+    let workers = Workers::start(NonZero::new(2).unwrap()).unwrap();
+    let address = "127.0.0.1:0".parse().unwrap();
+    let listener = Listener::bind(address, ListenerSettings::default()).await;
+    let listener = listener.unwrap();
+    let addr = listener.local_addr();
+    let who = |_| {
+        service_fn(async |_: Request<Incoming>| {
+            let name = std::thread::current().name().unwrap().to_owned();
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(name))))
+        })
+    };
+    let serving: Vec<_> = workers.all().iter().map(|w| (w.clone(), who)).collect();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = tokio::spawn(async move {
+        let stopped = async { drop(stopped.await) };
+        listener.serve_on(&serving, stopped).await
+    });
+    let ask = async |client: &mut Raw| {
+        client.send("GET / HTTP/1.1\r\nHost: s\r\n\r\n").await;
+        let response = client.response().await.unwrap();
+        String::from_utf8(response.body.to_vec()).unwrap()
+    };
+
+    let mut clients = Vec::new();
+    for _ in 0..6 {
+        let mut client = Raw::connect(addr).await;
+        let worker = ask(&mut client).await;
+        clients.push((worker, client));
+    }
+    let first = clients.iter().filter(|(worker, _)| worker == "worker-0");
+    assert_eq!(first.count(), 3);
+    // Whoever has lost some gets the next, as soon as they are noticed to be gone.
+    clients.retain(|(worker, _)| worker == "worker-0");
+    within("a connection for the other worker", async {
+        while ask(&mut Raw::connect(addr).await).await != "worker-1" {}
+    })
+    .await;
+    stop.send(()).unwrap();
+    drop(clients);
+    assert_eq!(within("the drain", server).await.unwrap().aborted, 0);
 }
 
 #[tokio::test]

@@ -138,7 +138,11 @@ impl Proxy {
             .unwrap();
         let addr = listener.local_addr();
         let (stop, stopped) = oneshot::channel();
-        let serving = listener.serve(forward.clone(), async { drop(stopped.await) });
+        let service = forward.clone();
+        let serving = listener.serve(
+            move |client: SocketAddr| service.on_behalf_of(client.ip()),
+            async { drop(stopped.await) },
+        );
         Self {
             addr,
             forward,
