@@ -11,6 +11,7 @@ pub mod conformance;
 pub mod event;
 pub mod fault;
 pub mod http1;
+pub mod load;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod process;

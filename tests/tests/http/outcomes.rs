@@ -127,7 +127,8 @@ async fn o12_u7_a_request_that_may_have_arrived_is_never_sent_again() {
 /// O13: the connection had served a request before, and broke as the next arrived.
 #[tokio::test]
 async fn o13_a_reused_connection_that_breaks_is_not_tried_again() {
-    let site = Site::start().await;
+    // Another worker would use a connection of its own.
+    let site = Site::with(&[("listen.workers", "1")]).await;
     assert_eq!(site.ask(post("first")).await.status, 201);
     site.legacy
         .script(Reply::new(201).breaks(At::FirstByte, Break::Reset));
