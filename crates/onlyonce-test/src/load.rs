@@ -97,13 +97,9 @@ async fn upload(
     piece: &[u8],
     all_but_done: &Barrier,
 ) -> Option<u16> {
-    let connected = TcpStream::connect(addr).await;
-    let mut stream = match connected {
-        Ok(stream) => stream,
-        Err(_) => {
-            wait_for_others(uploads, all_but_done).await;
-            return None;
-        }
+    let Ok(mut stream) = TcpStream::connect(addr).await else {
+        wait_for_others(uploads, all_but_done).await;
+        return None;
     };
     let (mut receive, mut send) = stream.split();
     let sending = async {
