@@ -46,6 +46,11 @@ impl Servers {
         })
     }
 
+    /// The Redis that is nobody's in particular.
+    pub(crate) fn redis_url(&self) -> String {
+        self.redis.url()
+    }
+
     /// What tests need in their environment.
     pub(crate) fn environment(&self) -> Result<Vec<(&'static str, OsString)>, Failure> {
         Ok(vec![

@@ -30,10 +30,13 @@ pub(crate) async fn run(install: bool, filter: &[OsString]) -> Result<(), Failur
     steps
         .run(
             "tests",
-            test_runner().args(filter).envs(environment.clone()),
+            test_runner(&["--lib", "--bins", "--tests"])
+                .args(filter)
+                .envs(environment.clone()),
         )
         .await?;
     if filter.is_empty() {
+        faults_with_other_caches(&mut steps, &servers).await?;
         let doctests = ["test", "--workspace", "--doc", FEATURES];
         steps
             .run("doctests", cargo(doctests).envs(environment))
@@ -46,6 +49,23 @@ pub(crate) async fn run(install: bool, filter: &[OsString]) -> Result<(), Failur
         steps
             .step("commands of the README", readme::check())
             .await?;
+    }
+    Ok(())
+}
+
+/// The faults once more: above, records are kept in each proxy's memory, as they are by default.
+async fn faults_with_other_caches(steps: &mut Steps, servers: &Servers) -> Result<(), Failure> {
+    const MEMORY: (&str, &str) = ("ONLYONCE__CACHE__MEMORY_MAX", "0B");
+    let redis = servers.redis_url();
+    let redis = ("ONLYONCE__CACHE__URL", redis.as_str());
+    for (name, settings) in [
+        ("faults without caches", &[MEMORY][..]),
+        ("faults with Redis only", &[MEMORY, redis]),
+    ] {
+        let mut faults = test_runner(&["--test", "faults"]);
+        faults.envs(servers.environment()?);
+        faults.envs(settings.iter().copied());
+        steps.run(name, &mut faults).await?;
     }
     Ok(())
 }
@@ -85,17 +105,13 @@ async fn lint(steps: &mut Steps) -> Result<(), Failure> {
     }
 }
 
-fn test_runner() -> Command {
-    if tools::find("cargo-nextest").is_some() {
-        return cargo(["nextest", "run", "--workspace", FEATURES]);
-    }
-    println!("cargo-nextest is not installed: plain `cargo test` runs the same tests, slower");
-    cargo([
-        "test",
-        "--workspace",
-        "--lib",
-        "--bins",
-        "--tests",
-        FEATURES,
-    ])
+fn test_runner(targets: &[&str]) -> Command {
+    let mut runner = if tools::find("cargo-nextest").is_some() {
+        cargo(["nextest", "run", "--workspace", FEATURES])
+    } else {
+        println!("cargo-nextest is not installed: plain `cargo test` runs the same tests, slower");
+        cargo(["test", "--workspace", FEATURES])
+    };
+    runner.args(targets);
+    runner
 }

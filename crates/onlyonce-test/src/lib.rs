@@ -8,6 +8,7 @@
 
 pub mod client;
 pub mod conformance;
+pub mod detour;
 pub mod event;
 pub mod fault;
 pub mod http1;

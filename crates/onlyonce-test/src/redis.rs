@@ -11,6 +11,7 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
@@ -160,13 +161,27 @@ impl Server {
         )))
     }
 
+    /// How many reads have found something since it was started.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub fn hits(&self) -> io::Result<u64> {
+        self.info("stats", "keyspace_hits")
+    }
+
     /// Who answers on the port: it could be a server that took it before ours.
     fn process_id_from_info(&self) -> io::Result<u32> {
-        let answer = self.run("INFO server")?;
-        let id = answer
+        self.info("server", "process_id")
+    }
+
+    /// One number that it says about itself.
+    fn info<T: FromStr>(&self, section: &str, name: &str) -> io::Result<T> {
+        let answer = self.run(&format!("INFO {section}"))?;
+        let value = answer
             .lines()
-            .find_map(|line| line.strip_prefix("process_id:"));
-        id.and_then(|id| id.parse().ok())
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value
+            .and_then(|value| value.trim().parse().ok())
             .ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 

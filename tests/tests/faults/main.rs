@@ -25,6 +25,7 @@ mod f19_f20_upstream;
 mod f23_slow_clients;
 mod f24_hostile_keys;
 mod f25_expiry;
+mod freed_with_warm_caches;
 mod killed_at_random;
 mod missing_rows;
 mod shared_cache;

@@ -110,15 +110,8 @@ async fn redis_is_flushed_garbled_stopped_and_frozen_under_load(setup: Setup) {
         progress().await;
         redis.launch().expect("it starts again");
     }
-    let hits = || {
-        let stats = redis.run("INFO stats").expect("it answers");
-        let hits = stats
-            .lines()
-            .find_map(|line| line.strip_prefix("keyspace_hits:"));
-        hits.and_then(|hits| hits.trim().parse::<u64>().ok())
-    };
     within("Redis to be asked again", async {
-        while hits().is_none_or(|hits| hits < 100) {
+        while redis.hits().expect("it answers") < 100 {
             progress().await;
         }
     })
