@@ -17,7 +17,7 @@ use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
 use crate::BoxError;
@@ -25,6 +25,7 @@ use crate::body::{RequestBody, ResponseBody};
 use crate::budget::Reservation;
 use crate::evidence::Deadline;
 use crate::fingerprint::fingerprint;
+use crate::in_flight::Presence;
 use crate::key::IdempotencyKey;
 use crate::policy::{BodyFingerprint, OnDuplicate, Policy};
 use crate::problem::{Code, Problem};
@@ -117,7 +118,7 @@ impl Execution {
         let (parts, body) = request.into_parts();
         let requester = self.identify(&parts);
         if self.policy.on_duplicate == OnDuplicate::Reject
-            && self.resources.in_flight.twin(requester.id).is_some()
+            && (self.resources.in_flight.twin(requester.id)).is_some_and(|twin| twin.is_owner())
         {
             // Without reading the body: a duplicate of a large upload costs nothing.
             return Ok(self.problem(&requester, Outcome::InProgress, &in_progress()));
@@ -208,9 +209,9 @@ impl Execution {
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        let presence = match self.resources.in_flight.enter(requester.id) {
+        let presence = match self.enter(requester.id).await {
             Ok(presence) => presence,
-            Err(_twin) => return Reply::Present(in_flight_here()),
+            Err(present) => return Reply::Present(present),
         };
         let Ok(slot) = Arc::clone(&self.resources.unsettled).try_acquire_owned() else {
             let problem = overloaded();
@@ -239,6 +240,28 @@ impl Execution {
             // The runtime dropped the task: it is shutting down, and the lease will lapse.
             Reply::Problem(Problem::new(Code::OutcomeUnknown))
         })
+    }
+
+    /// Enters the request among those in flight here; `Err` where a twin has the record, or has been told whose
+    /// it is.
+    async fn enter(&self, id: RecordId) -> Result<Presence, Present> {
+        let came = Instant::now();
+        let entered = async {
+            loop {
+                match self.resources.in_flight.enter(id) {
+                    Ok(presence) => return Ok(presence),
+                    Err(twin) => {
+                        if let Some(present) = twin.told(came).await {
+                            return Err(present);
+                        }
+                    }
+                }
+            }
+        };
+        // As long as it would wait for the store itself.
+        timeout(self.resources.limits.claim_patience, entered)
+            .await
+            .unwrap_or_else(|_| Err(in_flight_here()))
     }
 
     /// Turns what the task said into the client's answer.

@@ -1,21 +1,44 @@
 //! The requests that this process has in flight: who is asked before the store is.
 //!
-//! Two uses. A duplicate that arrives while its twin is at work *here* gets its 409 without its body
-//! being read and without a word to the store. And of twins that arrive together only one claims, so
-//! that a storm of retries does not become a storm of statements.
+//! Two uses. A duplicate that arrives while its twin is being executed *here* gets its 409 without its body
+//! being read and without a word to the store. And of twins that arrive together only one asks the store: what
+//! it is told there is told to all of them, so that a storm of retries does not become a storm of statements.
 //!
 //! This is an optimisation and never the authority: the store's constraint decides, and an entry that is
 //! wrong costs a 409, never an execution.
+//!
+//! Hazard: what a twin was told is shared only with those that came within [`SHARED_FOR`] of its question. An
+//! operator may have freed the key since, and a freed key rests for
+//! [`FREED_REST`](crate::store::operator::FREED_REST), which is longer: nobody is shown the answer of before
+//! once a new execution may have begun.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::record::RecordId;
+use crate::store::Present;
 
-type Twins = HashMap<RecordId, watch::Sender<()>>;
+/// Counted from before the store was asked to when the other request came.
+const SHARED_FOR: Duration = Duration::from_secs(2);
+
+type Twins = HashMap<RecordId, watch::Sender<Phase>>;
+
+/// How far a request has come.
+#[derive(Debug, Clone, Default)]
+enum Phase {
+    /// It has asked the store, or is about to.
+    #[default]
+    Asking,
+    /// The record is its own.
+    Owning,
+    /// The store told it of another's, in answer to a question that was asked then.
+    Told(Instant, Present),
+}
 
 /// The records that this process works on.
 #[derive(Debug, Clone, Default)]
@@ -27,7 +50,7 @@ impl InFlight {
         match self.twins().entry(id) {
             Entry::Occupied(twin) => Err(Twin(twin.get().subscribe())),
             Entry::Vacant(vacant) => {
-                vacant.insert(watch::Sender::new(()));
+                vacant.insert(watch::Sender::default());
                 Ok(Presence {
                     id,
                     of: self.clone(),
@@ -54,6 +77,30 @@ pub(crate) struct Presence {
     of: InFlight,
 }
 
+impl Presence {
+    /// Says that the claim was acquired.
+    pub(crate) fn own(&self) {
+        self.enters(Phase::Owning);
+    }
+
+    /// Says what the store said of another's record, to those who came meanwhile, and leaves.
+    pub(crate) fn tell(self, asked_at: Instant, present: &Present) {
+        match present {
+            Present::Completed(_) | Present::InFlight { .. } => {
+                self.enters(Phase::Told(asked_at, present.clone()));
+            }
+            // One of them may be allowed to execute it again, which is for the store to decide.
+            Present::Unknown { .. } => {}
+        }
+    }
+
+    fn enters(&self, phase: Phase) {
+        if let Some(twin) = self.of.twins().get(&self.id) {
+            twin.send_replace(phase);
+        }
+    }
+}
+
 impl Drop for Presence {
     fn drop(&mut self) {
         self.of.twins().remove(&self.id);
@@ -62,12 +109,34 @@ impl Drop for Presence {
 
 /// A request of this process that has the same record.
 #[derive(Debug)]
-pub(crate) struct Twin(watch::Receiver<()>);
+pub(crate) struct Twin(watch::Receiver<Phase>);
 
 impl Twin {
+    /// Whether it is being executed, as far as is known.
+    pub(crate) fn is_owner(&self) -> bool {
+        matches!(*self.0.borrow(), Phase::Owning)
+    }
+
+    /// Waits until it is known whose the record is. `None` where that has to be asked anew: the twin is gone
+    /// without a word, or asked too long before `came`.
+    pub(crate) async fn told(mut self, came: Instant) -> Option<Present> {
+        let is_over = |phase: &Phase| !matches!(phase, Phase::Asking);
+        // A sender that is gone is an end too, after the last that it said.
+        let _ = self.0.wait_for(is_over).await;
+        match &*self.0.borrow() {
+            Phase::Asking => None,
+            Phase::Owning => Some(Present::InFlight {
+                lease_remaining: Duration::ZERO,
+            }),
+            Phase::Told(asked_at, present) => {
+                (came.saturating_duration_since(*asked_at) < SHARED_FOR).then(|| present.clone())
+            }
+        }
+    }
+
     /// Waits until the twin is no longer in flight.
     pub(crate) async fn gone(mut self) {
-        // Nothing is ever sent: the error of a dropped sender is the event.
+        // The error of a dropped sender is the event.
         while self.0.changed().await.is_ok() {}
     }
 }

@@ -72,11 +72,14 @@ impl Task {
     {
         match claim(&self.resources, &self.claim, &self.deadline).await {
             Ok(Claimed::Acquired(epoch)) => {
+                self.presence.as_ref().inspect(|presence| presence.own());
                 crate::failpoint!("after_claim");
                 self.forward(epoch, service, request, answer).await;
             }
             Ok(Claimed::Present(present)) => {
-                drop(self.presence.take());
+                if let Some(presence) = self.presence.take() {
+                    presence.tell(self.claim.asked_at, &present);
+                }
                 let _ = answer.send(Reply::Present(present));
             }
             Err(NotClaimed {

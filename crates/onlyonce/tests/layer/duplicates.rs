@@ -230,3 +230,57 @@ async fn large_json_is_compared_by_value_too() {
     }
     assert_eq!(upstream.effects(), 1);
 }
+
+/// A service on a store that counts, with one completed record of key `k`.
+async fn completed() -> (FaultyStore, Upstream, onlyonce::Idempotency<Upstream>) {
+    let (store, upstream) = (FaultyStore::new(), Upstream::receipts());
+    let service = onlyonce::IdempotencyLayer::new(store.clone()).layer(upstream.clone());
+    read(send(&service, post("k", "{}")).await).await;
+    (store, upstream, service)
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_duplicates_that_come_together_one_asks_the_store_for_all() {
+    let (store, upstream, service) = completed().await;
+    store.claims.lock().unwrap().push_back(Fault::Late(1));
+    let asked = store.calls();
+    let same = || async { is_replay(&send(&service, post("k", "{}")).await) };
+    let other = async { code(send(&service, post("k", "{\"other\":1}")).await).await };
+    let (one, two, three, other) = tokio::join!(same(), same(), same(), other);
+    assert!(one && two && three);
+    // What is shared is the record. Each is compared with it for itself.
+    assert_eq!(other, (422, "idempotency-key-reused".into()));
+    assert_eq!((store.calls() - asked, upstream.effects()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_twin_asked_long_ago_is_asked_anew() {
+    let (store, _upstream, service) = completed().await;
+    store.claims.lock().unwrap().push_back(Fault::Late(4));
+    let asked = store.calls();
+    let slow = async { is_replay(&send(&service, post("k", "{}")).await) };
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        is_replay(&send(&service, post("k", "{}")).await)
+    };
+    let (slow, later) = tokio::join!(slow, later);
+    assert!(slow && later);
+    assert_eq!(store.calls() - asked, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_duplicate_that_comes_during_the_claim_waits_for_it_and_is_in_progress() {
+    let (store, upstream) = (FaultyStore::new(), Upstream::receipts());
+    store.claims.lock().unwrap().push_back(Fault::Late(1));
+    store.hold_settlements();
+    let service = onlyonce::IdempotencyLayer::new(store.clone()).layer(upstream.clone());
+    let first = send(&service, post("k", "{}"));
+    let twin = async {
+        let twin = code(send(&service, post("k", "{}")).await).await;
+        store.let_settlements_through();
+        twin
+    };
+    let (first, twin) = tokio::join!(first, twin);
+    assert_eq!(twin, (409, "request-in-progress".into()));
+    assert_eq!((read(first).await.0, upstream.effects()), (201, 1));
+}
