@@ -1,6 +1,7 @@
 //! What was to be reached, and whether it was.
 
-use crate::results::{Results, Sample, Spread};
+use crate::layer;
+use crate::results::{Results, Sample, Spread, count};
 use crate::subject::Subject;
 
 /// A figure that was set beforehand.
@@ -25,14 +26,19 @@ enum Measure {
     Ratio(&'static str, Subject, Subject, u32),
     /// Transactions that write, for each request.
     Commits(&'static str, Subject, u32),
+    /// What guarding adds to a single client's p50, by what pgbench needs for the same commits.
+    Added(&'static str),
+    /// A figure as it is.
+    Named(&'static str, &'static str),
 }
 
 use self::Bound::{AtLeast, AtMost};
-use self::Measure::{Commits, Ratio};
-use crate::subject::Subject::{Nginx, OneByOne, PassThrough, Postgres, Sqlite};
+use self::Measure::{Added, Commits, Named, Ratio};
+use crate::subject::Subject::*;
+use crate::turns::PGBENCH_P50;
 
 /// The aims, as issue 3 set them.
-pub(crate) const AIMS: [Aim; 6] = [
+pub(crate) const AIMS: [Aim; 12] = [
     Aim {
         text: "pass-through / nginx, 64 connections",
         bound: AtLeast(1.0),
@@ -59,9 +65,39 @@ pub(crate) const AIMS: [Aim; 6] = [
         measure: Ratio("fresh", Sqlite, Postgres, 256),
     },
     Aim {
+        text: "replays from process cache / nginx pass-through, 64 connections",
+        bound: AtLeast(1.3),
+        measure: Ratio("repeated", ReplayProcess, Nginx, 64),
+    },
+    Aim {
+        text: "replays through Redis / own pass-through, 64 connections",
+        bound: AtLeast(0.7),
+        measure: Ratio("repeated", ReplayRedis, PassThrough, 64),
+    },
+    Aim {
+        text: "p50 at 1 connection, guarded minus pass-through / pgbench, the same two commits",
+        bound: AtMost(1.3),
+        measure: Added("one-client"),
+    },
+    Aim {
+        text: "guarded on Postgres / idempotent-proxy-server on Redis (always), 256 connections",
+        bound: AtLeast(4.0),
+        measure: Ratio("peer", Postgres, Peer, 256),
+    },
+    Aim {
         text: "commits for each guarded request, 256 connections",
         bound: AtMost(0.1),
         measure: Commits("fresh", Postgres, 256),
+    },
+    Aim {
+        text: "throughput with 20 million records / with none, 256 connections",
+        bound: AtLeast(0.85),
+        measure: Ratio("full-tables", Preloaded, Postgres, 256),
+    },
+    Aim {
+        text: "layer alone on the memory store: µs added to a fresh request",
+        bound: AtMost(5.0),
+        measure: Named("layer", layer::ADDED),
     },
 ];
 
@@ -75,6 +111,17 @@ impl Aim {
                 let pairs = over.iter().zip(under);
                 pairs
                     .map(|(over, under)| over.rate() / under.rate())
+                    .collect()
+            }
+            Named(case, name) => results.0.get(case)?.figure(name)?.values.clone(),
+            Added(case) => {
+                let guarded = rounds(results, case, Postgres, 1)?;
+                let plain = rounds(results, case, PassThrough, 1)?;
+                let alone = &results.0.get(case)?.figure(PGBENCH_P50)?.values;
+                let p50 = |sample: &Sample| count(sample.p50_us);
+                let pairs = guarded.iter().zip(plain).zip(alone);
+                pairs
+                    .map(|((guarded, plain), alone)| (p50(guarded) - p50(plain)) / alone)
                     .collect()
             }
             Commits(case, subject, connections) => {

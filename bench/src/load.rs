@@ -15,8 +15,10 @@ use tokio::process::Command;
 use crate::Failure;
 use crate::subject::Traffic;
 
-/// The keys that replays go round.
-const REPLAYED_KEYS: u32 = 4_096;
+/// Replays go round so many keys, for each connection and at the least: one must not come again while it
+/// is asked for.
+const KEYS_PER_CONNECTION: u32 = 32;
+const KEYS_MIN: u32 = 4_096;
 
 /// The bytes of a request's body.
 const BODY: usize = 300;
@@ -27,6 +29,7 @@ pub(crate) struct Load {
     directory: TempDir,
     target: String,
     traffic: Traffic,
+    connections: u32,
     runs: u32,
 }
 
@@ -52,14 +55,15 @@ pub(crate) struct Counted {
 }
 
 impl Load {
-    /// Load of a kind, for a target path.
-    pub(crate) fn new(traffic: Traffic, target: &str) -> io::Result<Self> {
+    /// Load of a kind, for a target path, on so many connections.
+    pub(crate) fn new(traffic: Traffic, target: &str, connections: u32) -> io::Result<Self> {
         Ok(Self {
             directory: tempfile::Builder::new()
                 .prefix("onlyonce-load-")
                 .tempdir()?,
             target: target.to_owned(),
             traffic,
+            connections,
             runs: 0,
         })
     }
@@ -68,24 +72,19 @@ impl Load {
     pub(crate) fn requests_to_replay(&self) -> Vec<String> {
         let (before, after) = self.around_key();
         let prefix = self.prefix();
-        (0..REPLAYED_KEYS)
+        (0..self.keys())
             .map(|number| format!("{before}{prefix}{number}{after}"))
             .collect()
     }
 
     /// Runs wrk. Each run has keys of its own, except for replays.
-    pub(crate) async fn run(
-        &mut self,
-        addr: SocketAddr,
-        connections: u32,
-        seconds: u64,
-    ) -> Result<Counted, Failure> {
+    pub(crate) async fn run(&mut self, addr: SocketAddr, seconds: u64) -> Result<Counted, Failure> {
         self.runs += 1;
         let script = self.script()?;
-        let threads = if connections < 16 { 1 } else { 2 };
+        let threads = if self.connections < 16 { 1 } else { 2 };
         let output = Command::new("wrk")
             .args(["--threads", &threads.to_string()])
-            .args(["--connections", &connections.to_string()])
+            .args(["--connections", &self.connections.to_string()])
             .args(["--duration", &format!("{seconds}s"), "--timeout", "10s"])
             .arg("--script")
             .arg(script)
@@ -108,8 +107,9 @@ impl Load {
         // Rust and Lua escape what stands here in the same way.
         let text = format!(
             "local BEFORE_KEY = {before:?}\nlocal AFTER_KEY = {after:?}\nlocal WITHOUT_KEY = {plain:?}\n\
-             local PREFIX = {:?}\nlocal KEYS = {REPLAYED_KEYS}\n{}{}",
+             local PREFIX = {:?}\nlocal KEYS = {}\n{}{}",
             self.prefix(),
+            self.keys(),
             include_str!("load/common.lua"),
             match self.traffic {
                 Traffic::Plain => include_str!("load/plain.lua"),
@@ -121,6 +121,11 @@ impl Load {
         let path = self.directory.path().join("load.lua");
         std::fs::write(&path, text)?;
         Ok(path)
+    }
+
+    /// An even number, for two threads.
+    fn keys(&self) -> u32 {
+        (KEYS_PER_CONNECTION * self.connections).max(KEYS_MIN)
     }
 
     fn prefix(&self) -> String {
@@ -156,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_request_has_the_length_that_it_says() {
-        let load = Load::new(Traffic::Fresh, "/charges").unwrap();
+        let load = Load::new(Traffic::Fresh, "/charges", 1).unwrap();
         let (before, after) = load.around_key();
         let request = format!("{before}k{after}");
         let (head, body) = request.split_once("\r\n\r\n").unwrap();

@@ -14,22 +14,29 @@ mod aims;
 mod args;
 mod cases;
 mod cpu;
+mod layer;
 mod load;
 mod machine;
+mod memory;
 mod nginx;
 mod page;
+mod peer;
 mod plot;
+mod preload;
 mod results;
 mod servers;
 mod stand;
 mod subject;
 mod svg;
+mod turns;
+mod two_commits;
 
 use self::args::{Args, Task};
-use self::cases::{CASES, Case, Effort};
+use self::cases::{CASES, Case};
 use self::machine::Machine;
 use self::results::Results;
 use self::servers::Servers;
+use self::turns::Effort;
 
 /// Why it did not work; said to the user as it is.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -94,14 +101,14 @@ async fn measure(
     effort: Effort,
     figures: &Path,
 ) -> Result<Vec<&'static str>, Failure> {
-    let cases = chosen(&args.only)?;
+    let cases = chosen(args)?;
     prepare_process()?;
     let machine = Machine::look(&root());
     let mut servers = Servers::start(program(args)?).await?;
     let mut failed = Vec::new();
     for case in cases {
         println!("\n{}: {}", case.name, case.title);
-        let outcome = case.run(&mut servers, effort, &machine).await?;
+        let outcome = case.run(&mut servers, effort, &machine).await;
         outcome.save(figures)?;
         if !outcome.failures.is_empty() {
             failed.push(case.name);
@@ -110,14 +117,18 @@ async fn measure(
     Ok(failed)
 }
 
-fn chosen(only: &[String]) -> Result<Vec<&'static Case>, Failure> {
-    if let Some(name) = only
-        .iter()
-        .find(|name| CASES.iter().all(|case| case.name != **name))
-    {
+fn chosen(args: &Args) -> Result<Vec<&'static Case>, Failure> {
+    let unknown = |name: &&String| CASES.iter().all(|case| case.name != **name);
+    if let Some(name) = args.only.iter().find(unknown) {
         return Err(format!("there is no case `{name}`; --list names them").into());
     }
-    let chosen = |case: &&Case| only.is_empty() || only.iter().any(|name| name == case.name);
+    let chosen = |case: &&Case| {
+        if args.only.is_empty() {
+            case.smoke || args.task != Task::Smoke
+        } else {
+            args.only.iter().any(|name| name == case.name)
+        }
+    };
     Ok(CASES.iter().filter(chosen).collect())
 }
 

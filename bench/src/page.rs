@@ -168,7 +168,7 @@ fn figures(page: &mut String, outcome: &Outcome) -> Result<(), Failure> {
     }
     writeln!(page, "\n| | | |\n|---|---|---|")?;
     for figure in &outcome.figures {
-        if let Some(spread) = Spread::of(figure.values.clone()) {
+        if let Some(spread) = figure.spread() {
             let value = with_spread(spread, significant);
             writeln!(page, "| {} | {value} | {} |", figure.name, figure.unit)?;
         }

@@ -108,7 +108,31 @@ impl Series {
     }
 }
 
+impl Figure {
+    pub(crate) fn new(name: &str, unit: &str, values: Vec<f64>) -> Self {
+        Self {
+            name: name.to_owned(),
+            unit: unit.to_owned(),
+            values,
+        }
+    }
+
+    pub(crate) fn spread(&self) -> Option<Spread> {
+        Spread::of(self.values.clone())
+    }
+}
+
 impl Outcome {
+    /// Notes and says what could not be measured.
+    pub(crate) fn fail(&mut self, failure: &Failure) {
+        println!("FAILED: {failure}");
+        self.failures.push(failure.to_string());
+    }
+
+    pub(crate) fn figure(&self, name: &str) -> Option<&Figure> {
+        self.figures.iter().find(|figure| figure.name == name)
+    }
+
     pub(crate) fn series(&self, subject: Subject, connections: u32) -> Option<&Series> {
         self.series
             .iter()
@@ -168,7 +192,7 @@ pub(crate) fn count(count: u64) -> f64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
-fn signed(count: i64) -> f64 {
+pub(crate) fn signed(count: i64) -> f64 {
     count as f64
 }
 

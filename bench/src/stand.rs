@@ -9,19 +9,19 @@ use std::time::Duration;
 
 use onlyonce_test::client::Raw;
 use onlyonce_test::postgres::Database;
-use onlyonce_test::process::{Launch, Proxy};
-use tempfile::TempDir;
 use tokio::task::JoinSet;
 
+mod check;
+mod way;
+
+use self::check::check;
+use self::way::Way;
 use crate::Failure;
 use crate::cpu;
 use crate::load::{Counted, Load};
 use crate::results::Sample;
 use crate::servers::{Servers, Written};
 use crate::subject::{Subject, Traffic};
-
-/// As many connections are kept to the service behind as any case has clients; nginx does so too.
-const IDLE_CONNECTIONS: &str = "1024";
 
 /// So many clients execute what is replayed afterwards.
 const PRIMING_CLIENTS: usize = 16;
@@ -30,14 +30,9 @@ const PRIMING_CLIENTS: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Stand {
     subject: Subject,
-    addr: SocketAddr,
+    connections: u32,
     load: Load,
-    /// Whose CPU time is counted, descendants included.
-    processes: Vec<(&'static str, u32)>,
-    // In this order: the proxy ends first.
-    _proxy: Option<Proxy>,
-    _database: Option<Database>,
-    _directory: TempDir,
+    way: Way,
 }
 
 /// What is read before and after a stretch.
@@ -48,47 +43,40 @@ struct Counters {
 }
 
 impl Stand {
-    /// Sets a subject up on a store of its own, which is empty.
-    pub(crate) async fn set_up(subject: Subject, servers: &Servers) -> Result<Self, Failure> {
-        let directory = tempfile::tempdir()?;
-        let mut processes = vec![("service", servers.service.id())];
-        let database = if subject.is_on_postgres() {
-            processes.push(("postgres", servers.postgres.id().ok_or("Postgres ended")?));
-            Some(Database::fresh_at(&servers.postgres.url("postgres")).await)
-        } else {
-            None
-        };
-        let store = match (subject, &database) {
-            (_, Some(database)) => database.url(),
-            (Subject::Sqlite, _) => {
-                format!(
-                    "sqlite://{}",
-                    directory.path().join("onlyonce.db").display()
-                )
-            }
-            _ => "memory:".to_owned(),
-        };
-        let (addr, proxy) = if subject == Subject::Nginx {
-            processes.push(("nginx", servers.front.id()));
-            (servers.front.addr(), None)
-        } else {
-            let proxy = launch(subject, &store, servers).start().await;
-            processes.push(("onlyonce", proxy.id().ok_or("onlyonce ended")?));
-            (proxy.addr(), Some(proxy))
-        };
+    /// Sets a subject up on a store of its own, which is empty, or holds so many records where that is
+    /// what is measured.
+    pub(crate) async fn set_up(
+        subject: Subject,
+        servers: &Servers,
+        connections: u32,
+        preloaded: u64,
+    ) -> Result<Self, Failure> {
+        let way = Way::to(subject, servers, preloaded).await?;
         Ok(Self {
+            load: Load::new(subject.traffic(), subject.target(), connections)?,
             subject,
-            addr,
-            load: Load::new(subject.traffic(), "/charges")?,
-            processes,
-            _proxy: proxy,
-            _database: database,
-            _directory: directory,
+            connections,
+            way,
         })
     }
 
     pub(crate) fn subject(&self) -> Subject {
         self.subject
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.way.addr
+    }
+
+    /// The process id of onlyonce, where that is in the way.
+    pub(crate) fn onlyonce(&self) -> Option<u32> {
+        let mut processes = self.way.processes.iter();
+        processes.find_map(|(name, id)| (*name == "onlyonce").then_some(*id))
+    }
+
+    /// Its database, where it has one.
+    pub(crate) fn database(&self) -> Option<&Database> {
+        self.way.database.as_ref()
     }
 
     /// Executes what is replayed afterwards, where that is what is measured.
@@ -99,7 +87,7 @@ impl Stand {
         let requests = self.load.requests_to_replay();
         let mut clients = JoinSet::new();
         for part in requests.chunks(requests.len().div_ceil(PRIMING_CLIENTS)) {
-            clients.spawn(execute(self.addr, part.to_vec()));
+            clients.spawn(execute(self.way.addr, part.to_vec()));
         }
         while let Some(outcome) = clients.join_next().await {
             outcome??;
@@ -108,29 +96,29 @@ impl Stand {
     }
 
     /// Load that is not measured: connections, caches and prepared statements are there afterwards.
-    pub(crate) async fn warm_up(&mut self, connections: u32) -> Result<(), Failure> {
-        self.load.run(self.addr, connections, 1).await.map(drop)
+    pub(crate) async fn warm_up(&mut self) -> Result<(), Failure> {
+        self.load.run(self.way.addr, 1).await.map(drop)
     }
 
     /// One measured stretch of load.
     pub(crate) async fn measure(
         &mut self,
         servers: &mut Servers,
-        connections: u32,
         seconds: u64,
     ) -> Result<Sample, Failure> {
         if self.subject.is_on_postgres() {
             servers.settle().await?;
         }
         let before = self.counters(servers).await?;
-        let counted = self.load.run(self.addr, connections, seconds).await?;
+        let counted = self.load.run(self.way.addr, seconds).await?;
         let after = self.counters(servers).await?;
         // The second question was a request too.
         let executed = after.executed - before.executed - 1;
-        check(self.subject.traffic(), &counted, executed, connections).map_err(|wrong| {
+        check(self.subject.traffic(), &counted, executed, self.connections).map_err(|wrong| {
             format!(
-                "{}, {connections} connections: {wrong}; {counted:?}, {executed} executed",
-                self.subject.label()
+                "{}, {} connections: {wrong}; {counted:?}, {executed} executed",
+                self.subject.label(),
+                self.connections
             )
         })?;
         Ok(sample(&counted, executed, &before, &after))
@@ -138,7 +126,7 @@ impl Stand {
 
     async fn counters(&self, servers: &mut Servers) -> Result<Counters, Failure> {
         let mut cpu: BTreeMap<_, _> = BTreeMap::new();
-        for &(name, id) in &self.processes {
+        for &(name, id) in &self.way.processes {
             cpu.insert(name, cpu::of_tree(id)?);
         }
         cpu.insert("wrk", cpu::of_ended_children()?);
@@ -152,19 +140,6 @@ impl Stand {
             executed: servers.service.requests()?,
             written,
         })
-    }
-}
-
-fn launch(subject: Subject, store: &str, servers: &Servers) -> Launch {
-    let launch = Launch::serve(["--upstream", &servers.service.url(), "--store", store])
-        .program(servers.program.clone())
-        // As nginx, which writes no access log here.
-        .env("ONLYONCE__LOG__LEVEL", "warn")
-        .env("ONLYONCE__UPSTREAM__IDLE_CONNECTIONS_MAX", IDLE_CONNECTIONS);
-    match subject {
-        Subject::OneByOne => launch.env("ONLYONCE__STORE__GROUP_COMMIT", "false"),
-        Subject::Memory => launch.env("ONLYONCE__STORE__RECORDS_MAX", "10000000"),
-        _ => launch,
     }
 }
 
@@ -188,41 +163,6 @@ async fn execute(addr: SocketAddr, requests: Vec<String>) -> Result<(), Failure>
     Ok(())
 }
 
-/// Whether the answers were right, and the service behind executed what it should have.
-fn check(
-    traffic: Traffic,
-    counted: &Counted,
-    executed: u64,
-    connections: u32,
-) -> Result<(), &'static str> {
-    // Requests that wrk does not wait for at its end may have been executed or not.
-    let in_flight = u64::from(connections);
-    let expected = match traffic {
-        Traffic::Plain => counted.requests..=counted.requests + in_flight,
-        Traffic::Fresh => counted.requests..=counted.fresh,
-        Traffic::Replays => 0..=0,
-        Traffic::Storm => counted.fresh.saturating_sub(in_flight)..=counted.fresh,
-    };
-    let right = match traffic {
-        // What is in flight is answered with 409, as it should be.
-        Traffic::Storm => counted.others == 0 && counted.accepted + counted.conflicts > 0,
-        Traffic::Plain | Traffic::Fresh | Traffic::Replays => counted.refused == 0,
-    };
-    if counted.broken > 0 {
-        return Err("connections failed or answers came too late");
-    }
-    if !right {
-        return Err("answers with an unexpected status");
-    }
-    if !expected.contains(&executed) {
-        return Err("executions and fresh keys differ");
-    }
-    if counted.requests == 0 {
-        return Err("no answer came");
-    }
-    Ok(())
-}
-
 fn sample(counted: &Counted, executed: u64, before: &Counters, after: &Counters) -> Sample {
     let spent = |(name, spent): (&&'static str, &Duration)| {
         let spent = spent.saturating_sub(before.cpu.get(name).copied().unwrap_or_default());
@@ -239,62 +179,5 @@ fn sample(counted: &Counted, executed: u64, before: &Counters, after: &Counters)
         cpu_us: after.cpu.iter().map(spent).collect(),
         commits: written.map(|(before, after)| after.transactions - before.transactions),
         log_bytes: written.map(|(before, after)| after.log_bytes - before.log_bytes),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const COUNTED: Counted = Counted {
-        requests: 100,
-        micros: 1_000_000,
-        p50: 10,
-        p99: 20,
-        fresh: 102,
-        accepted: 0,
-        conflicts: 0,
-        others: 0,
-        refused: 0,
-        broken: 0,
-    };
-
-    #[test]
-    fn a_guard_that_executes_too_often_or_too_seldom_is_found() {
-        let fresh = |executed| check(Traffic::Fresh, &COUNTED, executed, 2);
-        assert!(fresh(100).is_ok() && fresh(102).is_ok());
-        assert!(fresh(99).is_err() && fresh(103).is_err());
-    }
-
-    #[test]
-    fn replays_execute_nothing_and_a_storm_every_fresh_key() {
-        assert!(check(Traffic::Replays, &COUNTED, 1, 2).is_err());
-        assert!(check(Traffic::Replays, &COUNTED, 0, 2).is_ok());
-        let storm = Counted {
-            fresh: 10,
-            accepted: 60,
-            conflicts: 40,
-            refused: 40,
-            ..COUNTED
-        };
-        assert!(check(Traffic::Storm, &storm, 9, 2).is_ok());
-        assert!(check(Traffic::Storm, &storm, 11, 2).is_err());
-        let failing = Counted { others: 1, ..storm };
-        assert!(check(Traffic::Storm, &failing, 9, 2).is_err());
-    }
-
-    #[test]
-    fn answers_that_are_errors_are_found() {
-        let refused = Counted {
-            refused: 1,
-            ..COUNTED
-        };
-        let broken = Counted {
-            broken: 1,
-            ..COUNTED
-        };
-        for counted in [refused, broken] {
-            assert!(check(Traffic::Plain, &counted, 100, 2).is_err());
-        }
     }
 }

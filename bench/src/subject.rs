@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::peer;
+
 /// Something that stands between the load generator and the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -18,7 +20,15 @@ pub(crate) enum Subject {
     Sqlite,
     /// Fresh keys, records in the process's memory.
     Memory,
-    /// Keys that were all executed before, read from Postgres.
+    /// As [`Self::Postgres`], with tables that hold millions of records.
+    Preloaded,
+    /// Fresh keys through `idempotent-proxy-server`, records in Redis.
+    Peer,
+    /// Keys that were all executed before, read from the process's memory.
+    ReplayProcess,
+    /// The same, read from Redis each time, as by a process that has just started.
+    ReplayRedis,
+    /// The same, read from Postgres each time.
     ReplayPostgres,
     /// Nine requests in ten repeat a key, records in Postgres.
     Storm,
@@ -47,6 +57,10 @@ impl Subject {
             Self::OneByOne => "guarded, Postgres, one by one",
             Self::Sqlite => "guarded, SQLite",
             Self::Memory => "guarded, memory",
+            Self::Preloaded => "guarded, Postgres, full tables",
+            Self::Peer => "idempotent-proxy-server",
+            Self::ReplayProcess => "replay, process cache",
+            Self::ReplayRedis => "replay, Redis",
             Self::ReplayPostgres => "replay, Postgres",
             Self::Storm => "storm, 90 % duplicates",
         }
@@ -56,17 +70,36 @@ impl Subject {
     pub(crate) fn traffic(self) -> Traffic {
         match self {
             Self::Nginx | Self::PassThrough => Traffic::Plain,
-            Self::Postgres | Self::OneByOne | Self::Sqlite | Self::Memory => Traffic::Fresh,
-            Self::ReplayPostgres => Traffic::Replays,
+            Self::ReplayProcess | Self::ReplayRedis | Self::ReplayPostgres => Traffic::Replays,
             Self::Storm => Traffic::Storm,
+            Self::Postgres
+            | Self::OneByOne
+            | Self::Sqlite
+            | Self::Memory
+            | Self::Preloaded
+            | Self::Peer => Traffic::Fresh,
+        }
+    }
+
+    /// The path that requests ask for.
+    pub(crate) fn target(self) -> &'static str {
+        match self {
+            Self::Peer => peer::TARGET,
+            _ => "/charges",
         }
     }
 
     /// Whether Postgres holds its records.
     pub(crate) fn is_on_postgres(self) -> bool {
-        matches!(
-            self,
-            Self::Postgres | Self::OneByOne | Self::ReplayPostgres | Self::Storm
-        )
+        match self {
+            Self::Postgres
+            | Self::OneByOne
+            | Self::Preloaded
+            | Self::ReplayProcess
+            | Self::ReplayRedis
+            | Self::ReplayPostgres
+            | Self::Storm => true,
+            Self::Nginx | Self::PassThrough | Self::Sqlite | Self::Memory | Self::Peer => false,
+        }
     }
 }

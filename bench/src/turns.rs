@@ -1,0 +1,201 @@
+//! Measures a case. Its subjects take turns (A B A B …), so that whatever drifts on the machine meets all
+//! of them. Each is set up anew for each number of connections, on an empty store.
+
+use std::time::Duration;
+
+use crate::Failure;
+use crate::cases::{Beside, Case};
+use crate::layer;
+use crate::machine::Machine;
+use crate::memory;
+use crate::preload;
+use crate::results::{Figure, Outcome, Sample, Series, count, signed};
+use crate::servers::Servers;
+use crate::stand::Stand;
+use crate::subject::Subject;
+use crate::two_commits::TwoCommits;
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Effort {
+    pub(crate) rounds: usize,
+    pub(crate) seconds: u64,
+    pub(crate) smoke: bool,
+}
+
+impl Effort {
+    /// Rounds and seconds at a number of connections.
+    fn at(self, case: &Case, connections: u32) -> (usize, u64) {
+        if case.judged_at.contains(&connections) {
+            (self.rounds, self.seconds)
+        } else {
+            (self.rounds.min(3), self.seconds.min(2))
+        }
+    }
+
+    fn connections(self, case: &Case) -> &[u32] {
+        if self.smoke && !case.connections.is_empty() {
+            &[16]
+        } else {
+            case.connections
+        }
+    }
+
+    /// The records in tables that are called full.
+    fn preloaded(self) -> u64 {
+        if self.smoke { 10_000 } else { 20_000_000 }
+    }
+}
+
+impl Case {
+    /// Measures all of it.
+    pub(crate) async fn run(
+        &self,
+        servers: &mut Servers,
+        effort: Effort,
+        machine: &Machine,
+    ) -> Outcome {
+        let mut outcome = Outcome {
+            case: self.name.to_owned(),
+            machine: machine.clone(),
+            rounds: effort.rounds,
+            seconds: effort.seconds,
+            series: Vec::new(),
+            figures: Vec::new(),
+            failures: Vec::new(),
+        };
+        for &connections in effort.connections(self) {
+            match self.take_turns(servers, effort, connections).await {
+                Ok((series, figures)) => {
+                    outcome.series.extend(series);
+                    outcome.figures.extend(figures);
+                }
+                // The rest is worth measuring all the same.
+                Err(failure) => outcome.fail(&failure),
+            }
+        }
+        let figures = match self.beside {
+            Beside::Memory => memory::measure(servers, effort).await,
+            Beside::Layer => layer::measure().await,
+            Beside::Nothing | Beside::TwoCommits | Beside::RecordSize => Ok(Vec::new()),
+        };
+        match figures {
+            Ok(figures) => {
+                figures.iter().for_each(report_figure);
+                outcome.figures.extend(figures);
+            }
+            Err(failure) => outcome.fail(&failure),
+        }
+        outcome
+    }
+
+    async fn take_turns(
+        &self,
+        servers: &mut Servers,
+        effort: Effort,
+        connections: u32,
+    ) -> Result<(Vec<Series>, Vec<Figure>), Failure> {
+        let (rounds, seconds) = effort.at(self, connections);
+        let mut stands = Vec::new();
+        for &subject in self.subjects {
+            let mut stand =
+                Stand::set_up(subject, servers, connections, effort.preloaded()).await?;
+            stand.prime().await?;
+            stand.warm_up().await?;
+            stands.push((stand, Vec::new()));
+        }
+        let pgbench = match self.beside {
+            Beside::TwoCommits => {
+                Some(TwoCommits::set_up(&servers.postgres.url("postgres")).await?)
+            }
+            _ => None,
+        };
+        let mut latencies = Vec::new();
+        for _ in 0..rounds {
+            for (stand, samples) in &mut stands {
+                // What the last one left in its sockets is not this one's to finish.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                samples.push(stand.measure(servers, seconds).await?);
+            }
+            if let Some(pgbench) = &pgbench {
+                servers.settle().await?;
+                latencies.push(pgbench.p50(seconds).await?);
+            }
+        }
+        let mut figures = Vec::new();
+        if !latencies.is_empty() {
+            figures.push(Figure::new(PGBENCH_P50, "µs", latencies));
+        }
+        if self.beside == Beside::RecordSize {
+            figures.extend(record_size(&stands, connections).await?);
+        }
+        let series = stands.into_iter().map(|(stand, samples)| Series {
+            subject: stand.subject(),
+            connections,
+            samples,
+        });
+        let series: Vec<_> = series.collect();
+        series.iter().for_each(report);
+        figures.iter().for_each(report_figure);
+        Ok((series, figures))
+    }
+}
+
+/// The name of what pgbench says.
+pub(crate) const PGBENCH_P50: &str = "pgbench, the same two commits, p50";
+
+/// What a record with its response takes in Postgres, indexes included, after the load.
+async fn record_size(
+    stands: &[(Stand, Vec<Sample>)],
+    connections: u32,
+) -> Result<Option<Figure>, Failure> {
+    let of_postgres = stands
+        .iter()
+        .find(|(stand, _)| stand.subject() == Subject::Postgres);
+    let Some(database) = of_postgres.and_then(|(stand, _)| stand.database()) else {
+        return Ok(None);
+    };
+    let (bytes, records) = preload::size(database).await?;
+    let name = format!("table and index bytes for each record, {connections} connections");
+    Ok(Some(Figure::new(
+        &name,
+        "B",
+        vec![signed(bytes) / signed(records)],
+    )))
+}
+
+/// A line for who watches: medians, and the spread of the throughput.
+fn report(series: &Series) {
+    let of = |value: &dyn Fn(&Sample) -> f64| series.spread(value).map_or(f64::NAN, |s| s.median);
+    let Some(rate) = series.spread(Sample::rate) else {
+        return;
+    };
+    print!(
+        "{:>5} connections  {:<29} {:>7.0} /s ({:.0}–{:.0})  p50 {:>6.0} µs  p99 {:>6.0} µs  CPU µs/request:",
+        series.connections,
+        series.subject.label(),
+        rate.median,
+        rate.least,
+        rate.most,
+        of(&|sample| count(sample.p50_us)),
+        of(&|sample| count(sample.p99_us)),
+    );
+    for process in series.processes() {
+        print!(
+            " {process} {:.1}",
+            of(&|sample| sample.cpu_per_request(process))
+        );
+    }
+    if series.subject.is_on_postgres() {
+        let commits = of(&|sample| sample.commits_per_request().unwrap_or_default());
+        let log = of(&|sample| sample.log_bytes_per_request().unwrap_or_default());
+        print!("  commits/request {commits:.3}  log bytes/request {log:.0}");
+    }
+    println!();
+}
+
+fn report_figure(figure: &Figure) {
+    if let Some(spread) = figure.spread() {
+        println!("{}: {:.1} {}", figure.name, spread.median, figure.unit);
+    }
+}
