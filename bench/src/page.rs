@@ -96,7 +96,7 @@ fn section(page: &mut String, case: &Case, outcome: &Outcome) -> Result<(), Fail
         case.name, outcome.rounds, outcome.seconds
     )?;
     if !outcome.series.is_empty() {
-        for plot in ["throughput", "p99", "cpu"] {
+        for plot in plots(outcome) {
             writeln!(page, "![{plot}]({PLOTS}/{}-{plot}.svg)", case.name)?;
         }
         table(page, outcome, "requests a second", |series| {
@@ -176,29 +176,41 @@ fn figures(page: &mut String, outcome: &Outcome) -> Result<(), Failure> {
     Ok(())
 }
 
-fn draw(case: &Case, outcome: &Outcome, plots: &Path) -> Result<(), Failure> {
-    if outcome.series.is_empty() {
-        return Ok(());
+/// Which plots a case has: one number of connections makes no curve.
+fn plots(outcome: &Outcome) -> &'static [&'static str] {
+    match connections(outcome).len() {
+        0 => &[],
+        1 => &["cpu"],
+        _ => &["throughput", "p99", "cpu"],
     }
-    let file = |plot: &str| plots.join(format!("{}-{plot}.svg", case.name));
-    let throughput = all_curves(outcome, Sample::rate);
-    let plot = curves(case.title, "requests a second", Scale::Linear, &throughput);
-    fs::write(file("throughput"), plot)?;
-    let p99 = all_curves(outcome, |sample| count(sample.p99_us) / 1e3);
-    let plot = curves(case.title, "p99 in ms", Scale::Logarithmic, &p99);
-    fs::write(file("p99"), plot)?;
-    let connections = connections(outcome);
-    // Where it is judged, if that was measured.
-    let judged = case
-        .judged_at
-        .iter()
-        .rev()
-        .find(|at| connections.contains(at));
-    if let Some(&at) = judged.or(connections.last()) {
-        let unit = format!("CPU time of each process in µs a request, {at} connections");
-        fs::write(file("cpu"), bars(case.title, &unit, &all_bars(outcome, at)))?;
+}
+
+fn draw(case: &Case, outcome: &Outcome, directory: &Path) -> Result<(), Failure> {
+    for &plot in plots(outcome) {
+        let drawn = match plot {
+            "throughput" => {
+                let rates = all_curves(outcome, Sample::rate);
+                curves(case.title, "requests a second", Scale::Linear, &rates)
+            }
+            "p99" => {
+                let p99 = all_curves(outcome, |sample| count(sample.p99_us) / 1e3);
+                curves(case.title, "p99 in ms", Scale::Logarithmic, &p99)
+            }
+            _ => cpu_bars(case, outcome),
+        };
+        fs::write(directory.join(format!("{}-{plot}.svg", case.name)), drawn)?;
     }
     Ok(())
+}
+
+fn cpu_bars(case: &Case, outcome: &Outcome) -> String {
+    let connections = connections(outcome);
+    // Where it is judged, if that was measured.
+    let judged = case.judged_at.iter().rev();
+    let judged = judged.copied().find(|at| connections.contains(at));
+    let at = judged.or(connections.last().copied()).unwrap_or_default();
+    let unit = format!("CPU time of each process in µs a request, {at} connections");
+    bars(case.title, &unit, &all_bars(outcome, at))
 }
 
 fn all_curves(outcome: &Outcome, of: impl Fn(&Sample) -> f64 + Copy) -> Vec<Curve> {

@@ -13,7 +13,7 @@ const AXIS: &str = "#555";
 const WIDTH: f64 = 860.0;
 const LEFT: f64 = 70.0;
 const LEGEND: f64 = 240.0;
-const TOP: f64 = 45.0;
+const TOP: f64 = 55.0;
 const BOTTOM: f64 = 50.0;
 
 /// Values of one subject over the number of connections.
