@@ -12,8 +12,8 @@ use crate::record::RecordId;
 use crate::store::Generation;
 
 /// What an entry takes beside its response: itself, its place in two tables and the traces of those that had to
-/// go, with the room by which tables grow ahead, and what the allocator adds. Found by filling it: with
-/// responses of any size the process grew by no more than the limit.
+/// go, with the room by which tables grow ahead, and what the allocator adds. Found by filling it: limited to
+/// 64 MiB, the process grew by 48 with responses of 40 bytes, by 60 to 65 with those of a thousand and more.
 const OVERHEAD: u64 = 384;
 /// An average, from which the number of shards follows and how many traces are kept.
 const ENTRY_BYTES: usize = 1 << 10;

@@ -39,7 +39,7 @@ struct Inner {
     reads: AtomicUsize,
     confirms: AtomicUsize,
     away: AtomicBool,
-    /// Answers of claims and finds go through this.
+    /// Answers of claims, finds and settlements go through this.
     answers: Semaphore,
     /// So do confirmations.
     confirmations: Semaphore,
@@ -127,7 +127,9 @@ impl Store for Asked {
         settlement: &Settlement,
     ) -> Result<Settled, StoreError> {
         self.here()?;
-        self.0.store.settle(claim, epoch, settlement).await
+        let settled = self.0.store.settle(claim, epoch, settlement).await;
+        let _through = self.0.answers.acquire().await.expect("never closed");
+        settled
     }
 
     async fn find(&self, id: &RecordId) -> Result<Option<Present>, StoreError> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use onlyonce::cached::{CONFIRMED_FOR, Cached};
 use onlyonce::store::operator::FREED_REST;
-use onlyonce::store::{Cacheable, Claimed, Present, Settlement, Store};
+use onlyonce::store::{Cacheable, Claimed, Present, Settled, Settlement, Store};
 use onlyonce::{CredentialHash, Fingerprint};
 use tokio::time::sleep;
 
@@ -259,7 +259,34 @@ async fn what_was_read_before_a_decision_is_kept_as_of_before() {
     ));
 }
 
-/// The same for what was settled here: a settlement that is stale leaves nothing behind.
+/// The same for what was settled before the decision, and heard of that after it.
+#[tokio::test(start_paused = true)]
+async fn what_was_settled_before_a_decision_is_kept_as_of_before() {
+    let asked = Asked::new();
+    let cached = confirmed(&asked).await;
+    let owner = claim(1);
+    let Claimed::Acquired(epoch) = cached.claim(&owner).await.unwrap() else {
+        panic!("acquired");
+    };
+    asked.hold_answers();
+    let slow = tokio::spawn({
+        let cached = cached.clone();
+        let old = Settlement::Completed("old".into());
+        async move { cached.settle(&owner, epoch, &old).await.unwrap() }
+    });
+    sleep(MILLI).await;
+    forget(asked.elsewhere(), 1).await;
+    sleep(SECOND).await;
+    asked.let_answers_through();
+    assert_eq!(slow.await.unwrap(), Settled::Done);
+    let claimed = cached.claim(&claim(1)).await.unwrap();
+    assert!(matches!(
+        claimed,
+        Claimed::Present(Present::InFlight { .. })
+    ));
+}
+
+/// A settlement that is stale leaves nothing behind.
 #[tokio::test(start_paused = true)]
 async fn what_was_settled_too_late_is_not_kept() {
     let asked = Asked::new();
