@@ -221,7 +221,7 @@ impl Execution {
             return Reply::Problem(problem);
         };
         let (reply, answer) = oneshot::channel();
-        let task = forwarding::Task {
+        let task = Box::new(forwarding::Task {
             resources: Arc::clone(&self.resources),
             policy: Arc::clone(&self.policy),
             claim,
@@ -230,7 +230,7 @@ impl Execution {
             uploaded,
             presence: Some(presence),
             slot,
-        };
+        });
         let span = tracing::Span::current();
         self.resources.tasks.spawn(tracing::Instrument::instrument(
             task.run(service, request, reply),

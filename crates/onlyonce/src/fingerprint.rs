@@ -24,7 +24,7 @@
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::request::Parts;
 
-use crate::fields::Fields;
+use crate::fields::{Fields, Purpose};
 use crate::policy::{BodyFingerprint, Policy};
 use crate::record::Fingerprint;
 use crate::scope::Scope;
@@ -33,6 +33,8 @@ pub mod json;
 mod media_type;
 
 use self::media_type::MediaType;
+
+static FINGERPRINT: Purpose = Purpose::new("onlyonce 2026-11 fingerprint v1");
 
 /// The fingerprint of a request whose body, after transfer decoding, is `body`.
 ///
@@ -44,19 +46,24 @@ pub fn fingerprint(policy: &Policy, parts: &Parts, body: &[u8]) -> Fingerprint {
         Scope::Route => None,
         Scope::Account => Some([parts.method.as_str(), &*target.path]),
     };
-    let mut fields = Fields::new("onlyonce 2026-11 fingerprint v1")
+    let mut fields = Fields::new(&FINGERPRINT);
+    fields
         .list(route.into_iter().flatten())
         .optional(target.query.as_deref())
         .list(&policy.fingerprint_headers);
     for name in &policy.fingerprint_headers {
-        fields = fields.list(parts.headers.get_all(name));
+        fields.list(parts.headers.get_all(name));
     }
-    Fingerprint::from_bytes(add_body(fields, policy.body_fingerprint, parts, body).finish())
+    add_body(&mut fields, policy.body_fingerprint, parts, body);
+    Fingerprint::from_bytes(fields.finish())
 }
 
-fn add_body(fields: Fields, how: BodyFingerprint, parts: &Parts, body: &[u8]) -> Fields {
+fn add_body(fields: &mut Fields, how: BodyFingerprint, parts: &Parts, body: &[u8]) {
     let json = match how {
-        BodyFingerprint::Ignored => return fields.field("ignored"),
+        BodyFingerprint::Ignored => {
+            fields.field("ignored");
+            return;
+        }
         BodyFingerprint::Raw => None,
         BodyFingerprint::CanonicalJson if !is_plain_json(parts) => None,
         BodyFingerprint::CanonicalJson => json::digest(body),
@@ -64,11 +71,11 @@ fn add_body(fields: Fields, how: BodyFingerprint, parts: &Parts, body: &[u8]) ->
     match json {
         Some(digest) => described(fields.field("json"), parts).field(digest),
         None => described(fields.field("raw"), parts).field(body),
-    }
+    };
 }
 
 /// Adds the headers that say what the body is.
-fn described(fields: Fields, parts: &Parts) -> Fields {
+fn described<'f>(fields: &'f mut Fields, parts: &Parts) -> &'f mut Fields {
     let types = parts.headers.get_all(CONTENT_TYPE).iter();
     let types = types.map(|line| MediaType::normalise(line.as_bytes()));
     fields.list(types).list(content_codings(parts))

@@ -30,7 +30,7 @@
 use http::Method;
 use http::request::Parts;
 
-use crate::fields::Fields;
+use crate::fields::{Fields, Purpose};
 use crate::key::IdempotencyKey;
 use crate::policy::Policy;
 use crate::record::RecordId;
@@ -42,6 +42,8 @@ mod target;
 pub use self::credential::{Credential, CredentialSource};
 pub use self::principal::{Principal, PrincipalSource, VerifiedPrincipal};
 pub use self::target::Target;
+
+static RECORD_ID: Purpose = Purpose::new("onlyonce 2026-11 record id v1");
 
 /// Where a key counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -76,7 +78,8 @@ pub struct Identity<'a> {
 impl Identity<'_> {
     /// The record's id: the first 128 bits of a BLAKE3 hash over the parts, each with its length.
     pub fn id(&self) -> RecordId {
-        let fields = Fields::new("onlyonce 2026-11 record id v1")
+        let mut fields = Fields::new(&RECORD_ID);
+        fields
             .field(self.service)
             .field(self.principal.digest())
             .field(self.key.as_str());

@@ -31,7 +31,7 @@ use crate::record::Epoch;
 use crate::resources::Resources;
 use crate::store::{Claim, Claimed, Settlement};
 
-/// A claimed request's task.
+/// A claimed request's task. Boxed, since each of its methods that waits holds it, one inside the other.
 pub(super) struct Task {
     pub(super) resources: Arc<Resources>,
     pub(super) policy: Arc<Policy>,
@@ -60,7 +60,7 @@ type Answer<R, E> = oneshot::Sender<Reply<R, E>>;
 impl Task {
     /// Claims, and forwards if the claim is acquired.
     pub(super) async fn run<S, B, R>(
-        mut self,
+        mut self: Box<Self>,
         mut service: S,
         request: Request<RequestBody<B>>,
         answer: Answer<R, S::Error>,
@@ -133,7 +133,7 @@ impl Task {
     }
 
     async fn forward<S, B, R>(
-        self,
+        self: Box<Self>,
         epoch: Epoch,
         mut service: S,
         mut request: Request<RequestBody<B>>,
@@ -189,7 +189,12 @@ impl Task {
     }
 
     /// Nothing was sent: the key is free again.
-    async fn unsent<R, E>(mut self, epoch: Epoch, reply: Reply<R, E>, answer: Answer<R, E>) {
+    async fn unsent<R, E>(
+        mut self: Box<Self>,
+        epoch: Epoch,
+        reply: Reply<R, E>,
+        answer: Answer<R, E>,
+    ) {
         self.settle_then(epoch, &Settlement::Released, |_| {
             let _ = answer.send(reply);
         })
@@ -197,7 +202,12 @@ impl Task {
     }
 
     /// It may have been executed, and there is no answer.
-    async fn unknown<R, E>(mut self, epoch: Epoch, ended: Ended<E>, answer: Answer<R, E>) {
+    async fn unknown<R, E>(
+        mut self: Box<Self>,
+        epoch: Epoch,
+        ended: Ended<E>,
+        answer: Answer<R, E>,
+    ) {
         self.uploaded.give_back();
         let (reply, status) = match ended {
             Ended::TimedOut | Ended::GivenUp => {
@@ -215,8 +225,12 @@ impl Task {
         .await;
     }
 
-    async fn answered<R, E>(mut self, epoch: Epoch, response: Response<R>, answer: Answer<R, E>)
-    where
+    async fn answered<R, E>(
+        mut self: Box<Self>,
+        epoch: Epoch,
+        response: Response<R>,
+        answer: Answer<R, E>,
+    ) where
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {

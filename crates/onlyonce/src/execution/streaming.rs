@@ -36,7 +36,7 @@ struct End {
 impl Task {
     /// Delivers and records a response whose outcome is kept.
     pub(super) async fn keep<R, E>(
-        mut self,
+        mut self: Box<Self>,
         epoch: Epoch,
         parts: Parts,
         body: R,
@@ -82,7 +82,7 @@ impl Task {
 
     /// A response without a body: the head itself is held.
     async fn keep_head<R, E>(
-        mut self,
+        mut self: Box<Self>,
         epoch: Epoch,
         parts: Parts,
         answer: oneshot::Sender<Reply<R, E>>,

@@ -22,7 +22,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::fields::Fields;
+use crate::fields::{Fields, Purpose};
 
 mod number;
 
@@ -33,8 +33,8 @@ pub const DEPTH_MAX: usize = 64;
 /// many of is shorter, and copying that is quicker than hashing it.
 const INLINE_MAX: usize = 64;
 
-const OBJECT: &str = "onlyonce 2026-11 json object v1";
-const TEXT: &str = "onlyonce 2026-11 json text v1";
+static OBJECT: Purpose = Purpose::new("onlyonce 2026-11 json object v1");
+static TEXT: Purpose = Purpose::new("onlyonce 2026-11 json text v1");
 
 /// The digest of a JSON text; `None` where it has to be compared by its bytes.
 pub fn digest(text: &[u8]) -> Option<[u8; 32]> {
@@ -46,7 +46,7 @@ pub fn digest(text: &[u8]) -> Option<[u8; 32]> {
     };
     reader.value()?;
     reader.skip_space();
-    (reader.at == text.len()).then(|| Fields::new(TEXT).field(reader.out).finish())
+    (reader.at == text.len()).then(|| Fields::new(&TEXT).field(reader.out).finish())
 }
 
 /// Reads a text from `at`, and writes its encoding to `out`:
@@ -157,9 +157,9 @@ impl<'a> Reader<'a> {
 
     /// Replaces the values from `start` on by a hash of the object.
     fn fold(&mut self, start: usize, members: &[Member<'_>]) {
-        let mut fields = Fields::new(OBJECT);
+        let mut fields = Fields::new(&OBJECT);
         for (name, value) in members {
-            fields = fields.field(&**name).field(&self.out[value.clone()]);
+            fields.field(&**name).field(&self.out[value.clone()]);
         }
         self.out.truncate(start);
         self.out.push(b'#');

@@ -10,10 +10,13 @@ use http::header::{AUTHORIZATION, COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName};
 
-use crate::fields::Fields;
+use crate::fields::{Fields, Purpose};
 use crate::record::{CredentialHash, RecordId};
 
 pub(super) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+static CREDENTIAL: Purpose = Purpose::new("onlyonce 2026-11 credential v1");
+static OF_A_RECORD: Purpose = Purpose::new("onlyonce 2026-11 credential of a record v1");
 
 /// Where the credential is read from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -58,7 +61,7 @@ impl Credential {
 
     /// The hash that a record keeps.
     pub fn hash(&self, id: &RecordId) -> CredentialHash {
-        let fields = Fields::new("onlyonce 2026-11 credential of a record v1");
+        let mut fields = Fields::new(&OF_A_RECORD);
         CredentialHash::from_bytes(fields.field(id.as_bytes()).field(self.0).finish())
     }
 
@@ -69,12 +72,12 @@ impl Credential {
         if tokens.is_empty() && keys.is_empty() {
             return Self::new("header", COOKIE.as_str(), &filled(headers, &COOKIE));
         }
-        let fields = Fields::new("onlyonce 2026-11 credential v1").field("default");
-        Self(fields.list(tokens).list(keys).finish())
+        let mut fields = Fields::new(&CREDENTIAL);
+        Self(fields.field("default").list(tokens).list(keys).finish())
     }
 
     fn new(kind: &str, name: &str, values: &[&[u8]]) -> Self {
-        let fields = Fields::new("onlyonce 2026-11 credential v1");
+        let mut fields = Fields::new(&CREDENTIAL);
         Self(fields.field(kind).field(name).list(values).finish())
     }
 }

@@ -21,7 +21,9 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName};
 
 use super::credential::{X_API_KEY, cookies, filled, lines};
-use crate::fields::Fields;
+use crate::fields::{Fields, Purpose};
+
+static PRINCIPAL: Purpose = Purpose::new("onlyonce 2026-11 principal v1");
 
 /// Where the principal is read from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -137,10 +139,10 @@ impl Principal {
             Kind::Header => "header",
             Kind::Cookie => "cookie",
         };
-        let fields = Fields::new("onlyonce 2026-11 principal v1").field(tag);
+        let mut fields = Fields::new(&PRINCIPAL);
         Self {
             kind,
-            digest: fields.list(values).finish().into(),
+            digest: fields.field(tag).list(values).finish().into(),
         }
     }
 }
