@@ -8,7 +8,8 @@ pub(crate) const USAGE: &str = "\
 cargo xtask bench [--install] [--only CASE,…] [--rounds 5] [--seconds 5]
     Measures, and writes docs/benchmarks.md with its plots. Takes about 25 minutes, during
     which the machine should do nothing else. Each case's figures are kept in target/bench,
-    so that cases can be measured one by one.
+    so that cases can be measured one by one. --records says how many `full-tables` begins
+    with (20000000, which takes some minutes and 20 GB of disk).
 cargo xtask bench --render
     Writes docs/benchmarks.md again from the figures in target/bench.
 cargo xtask bench --smoke
@@ -26,6 +27,7 @@ pub(crate) struct Args {
     pub(crate) only: Vec<String>,
     pub(crate) rounds: Option<usize>,
     pub(crate) seconds: Option<u64>,
+    pub(crate) records: Option<u64>,
     pub(crate) program: Option<PathBuf>,
 }
 
@@ -49,6 +51,7 @@ impl Args {
             only: Vec::new(),
             rounds: None,
             seconds: None,
+            records: None,
             program: None,
         };
         while let Some(arg) = parser.next()? {
@@ -63,6 +66,7 @@ impl Args {
                 }
                 Long("rounds") => args.rounds = Some(parser.value()?.parse()?),
                 Long("seconds") => args.seconds = Some(parser.value()?.parse()?),
+                Long("records") => args.records = Some(parser.value()?.parse()?),
                 Long("program") => args.program = Some(parser.value()?.into()),
                 _ => return Err(arg.unexpected()),
             }

@@ -82,6 +82,9 @@ async fn run(args: &Args) -> Result<(), Failure> {
             let effort = Effort {
                 rounds: args.rounds.unwrap_or(default),
                 seconds: args.seconds.unwrap_or(if smoke { 1 } else { 5 }),
+                records: args
+                    .records
+                    .unwrap_or(if smoke { 10_000 } else { 20_000_000 }),
                 smoke,
             };
             let failed = measure(args, effort, &figures).await?;

@@ -20,6 +20,8 @@ use crate::two_commits::TwoCommits;
 pub(crate) struct Effort {
     pub(crate) rounds: usize,
     pub(crate) seconds: u64,
+    /// The records in tables that are called full.
+    pub(crate) records: u64,
     pub(crate) smoke: bool,
 }
 
@@ -39,11 +41,6 @@ impl Effort {
         } else {
             case.connections
         }
-    }
-
-    /// The records in tables that are called full.
-    fn preloaded(self) -> u64 {
-        if self.smoke { 10_000 } else { 20_000_000 }
     }
 }
 
@@ -98,8 +95,7 @@ impl Case {
         let (rounds, seconds) = effort.at(self, connections);
         let mut stands = Vec::new();
         for &subject in self.subjects {
-            let mut stand =
-                Stand::set_up(subject, servers, connections, effort.preloaded()).await?;
+            let mut stand = Stand::set_up(subject, servers, connections, effort.records).await?;
             stand.prime().await?;
             stand.warm_up().await?;
             stands.push((stand, Vec::new()));
