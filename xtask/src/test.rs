@@ -41,6 +41,11 @@ pub(crate) async fn run(install: bool, filter: &[OsString]) -> Result<(), Failur
         steps
             .run("doctests", cargo(doctests).envs(environment))
             .await?;
+        // Without an argument of its own criterion runs each benchmark once.
+        let layer = ["test", "--workspace", "--bench=layer", FEATURES];
+        steps
+            .run("benchmarks of the layer, once", &mut cargo(layer))
+            .await?;
         bench::smoke(&mut steps).await?;
         let docs = ["doc", "--workspace", "--no-deps", FEATURES];
         steps
