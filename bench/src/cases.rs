@@ -89,7 +89,7 @@ pub(crate) const CASES: [Case; 8] = [
     },
     Case {
         name: "full-tables",
-        title: "First executions while the tables hold 20 million records",
+        title: "First executions in tables that hold a day's records, and in empty ones",
         subjects: &[Postgres, Preloaded],
         connections: &[256],
         judged_at: &[256],

@@ -122,6 +122,14 @@ impl Case {
         if !latencies.is_empty() {
             figures.push(Figure::new(PGBENCH_P50, "µs", latencies));
         }
+        if self.subjects.contains(&Subject::Preloaded) {
+            let records = vec![count(effort.records)];
+            figures.push(Figure::new(
+                "records in the full tables at first",
+                "",
+                records,
+            ));
+        }
         if self.beside == Beside::RecordSize {
             figures.extend(record_size(&stands, connections).await?);
         }
