@@ -6,7 +6,7 @@
 //!
 //! # Why an old answer does no harm
 //! A completed record changes only by an operator's decision, which gives the store another
-//! [`Generation`](crate::store::Generation) in the same transaction. What is kept carries the generation that
+//! [`Generation`] in the same transaction. What is kept carries the generation that
 //! the store had confirmed *before* it was read or written there, and is used only while the store has
 //! confirmed that same one within the last [`CONFIRMED_FOR`], counted from before the question was sent. So
 //! from two seconds after a decision on nobody uses anything from before it; and a key that it frees takes
