@@ -24,6 +24,11 @@ impl Budget {
         }))
     }
 
+    /// What there is for all together.
+    pub(crate) fn limit(&self) -> usize {
+        self.0.limit
+    }
+
     /// A reservation of nothing, which can grow.
     pub(crate) fn reservation(&self) -> Reservation {
         Reservation {

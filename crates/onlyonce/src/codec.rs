@@ -209,6 +209,15 @@ impl Opened {
         })
     }
 
+    /// How long the body will be; 0 where it was not kept.
+    pub(crate) fn body_len(&self) -> usize {
+        match &self.body {
+            OpenedBody::NotKept => 0,
+            OpenedBody::Plain(body) => body.len(),
+            OpenedBody::Compressed(frame) => frame.expanded_len(),
+        }
+    }
+
     /// How many bytes [`expand`](Self::expand) will have to make.
     pub(crate) fn compressed_len(&self) -> usize {
         match &self.body {

@@ -22,6 +22,8 @@ pub struct Limits {
     pub captured_bytes_max: usize,
     /// Bytes of all request bodies that are being read or forwarded; 503 above. Default: 256 MiB.
     pub uploaded_bytes_max: usize,
+    /// Bytes of all recorded bodies that are being sent again, small ones aside; 503 above. Default: 256 MiB.
+    pub replayed_bytes_max: usize,
     /// Requests that are claimed and not yet settled; 503 above. Default: 4096.
     pub unsettled_max: usize,
     /// Duplicates that wait for their twin; 409 at once above. Default: 1024.
@@ -38,6 +40,7 @@ impl Default for Limits {
         Self {
             captured_bytes_max: 64 << 20,
             uploaded_bytes_max: 256 << 20,
+            replayed_bytes_max: 256 << 20,
             unsettled_max: 4096,
             waiting_max: 1024,
             settle_hold: Duration::from_secs(2),
@@ -52,6 +55,7 @@ pub(crate) struct Resources {
     pub(crate) in_flight: InFlight,
     pub(crate) captured: Budget,
     pub(crate) uploaded: Budget,
+    pub(crate) replayed: Budget,
     pub(crate) unsettled: Arc<Semaphore>,
     pub(crate) waiting: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
@@ -67,6 +71,7 @@ impl Resources {
             in_flight: InFlight::default(),
             captured: Budget::new(limits.captured_bytes_max),
             uploaded: Budget::new(limits.uploaded_bytes_max),
+            replayed: Budget::new(limits.replayed_bytes_max),
             unsettled: Arc::new(Semaphore::new(limits.unsettled_max)),
             waiting: Arc::new(Semaphore::new(limits.waiting_max)),
             tasks: TaskTracker::new(),

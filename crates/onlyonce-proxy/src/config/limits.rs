@@ -14,6 +14,8 @@ pub struct Limits {
     pub captured_max: ByteSize,
     /// All request bodies that are being read or forwarded; 503 above.
     pub uploaded_max: ByteSize,
+    /// All recorded bodies that are being sent again, small ones aside; 503 above.
+    pub replayed_max: ByteSize,
     /// Requests that are claimed and not yet settled; 503 above.
     pub unsettled_max: u32,
     /// Duplicates that wait for their twin; 409 at once above.
@@ -30,6 +32,7 @@ impl Limits {
         onlyonce::Limits {
             captured_bytes_max: self.captured_max.in_memory(),
             uploaded_bytes_max: self.uploaded_max.in_memory(),
+            replayed_bytes_max: self.replayed_max.in_memory(),
             unsettled_max: in_memory(self.unsettled_max),
             waiting_max: in_memory(self.waiting_max),
             settle_hold: self.settle_hold,
@@ -41,6 +44,7 @@ impl Limits {
         Self {
             captured_max: section.above_zero("captured-max", ByteSize(64 << 20)),
             uploaded_max: section.above_zero("uploaded-max", ByteSize(256 << 20)),
+            replayed_max: section.above_zero("replayed-max", ByteSize(256 << 20)),
             unsettled_max: section.above_zero("unsettled-max", 4096),
             waiting_max: section.get("waiting-max", 1024),
             settle_hold: section.get("settle-hold", Duration::from_secs(2)),

@@ -3,10 +3,13 @@
 //! Whether a request is a duplicate and whether its sender may see the answer are two questions. The
 //! second is asked first: to one who may not see it, a record says nothing about its request either.
 
+use bytes::Bytes;
 use http::{Response, StatusCode};
 
-use super::{Asked, Execution, Outcome, Requester, in_progress, recorded};
+use super::recorded::{self, Unread};
+use super::{Asked, Execution, Outcome, Requester, in_progress};
 use crate::body::ResponseBody;
+use crate::codec::StoredResponse;
 use crate::problem::{Code, Problem};
 use crate::replay::replay;
 use crate::store::{Completed, OnUnknown, Present};
@@ -51,7 +54,7 @@ impl Execution {
         requester: &Requester,
         asked: &Asked,
         completed: Completed,
-    ) -> Result<Response<bytes::Bytes>, (Outcome, Problem)> {
+    ) -> Result<Response<Bytes>, (Outcome, Problem)> {
         if completed.credential != asked.credential && !requester.principal.is_verified() {
             let problem = Problem::new(Code::ReplayWithheld).with_detail(
                 "the request with this key was executed under another credential; \
@@ -63,16 +66,7 @@ impl Execution {
             return Err((Outcome::Reused, reused()));
         }
         let stored = match completed.response {
-            Some(encoded) => recorded::decode(encoded)
-                .await
-                .inspect_err(|error| {
-                    tracing::error!(
-                        record = %requester.id,
-                        error = error as &dyn std::error::Error,
-                        "a recorded response cannot be read"
-                    );
-                })
-                .ok(),
+            Some(encoded) => self.read(requester, encoded).await?,
             None => None,
         };
         stored
@@ -84,6 +78,32 @@ impl Execution {
                 );
                 (Outcome::ResponseUnavailable, problem)
             })
+    }
+
+    /// Reads a recorded response; `None` where nobody can.
+    async fn read(
+        &self,
+        requester: &Requester,
+        encoded: Bytes,
+    ) -> Result<Option<StoredResponse>, (Outcome, Problem)> {
+        match recorded::decode(encoded, &self.resources.replayed).await {
+            Ok(stored) => Ok(Some(stored)),
+            Err(Unread::Damaged(error)) => {
+                tracing::error!(
+                    record = %requester.id,
+                    error = &error as &dyn std::error::Error,
+                    "a recorded response cannot be read"
+                );
+                Ok(None)
+            }
+            Err(Unread::Crowded) => {
+                let problem = Problem::new(Code::StoreUnavailable).with_detail(
+                    "too many large responses are being sent again; the request with this key was \
+                     executed, and nothing was executed again",
+                );
+                Err((Outcome::StoreUnavailable, problem))
+            }
+        }
     }
 
     /// An answer of our own, with its log line.

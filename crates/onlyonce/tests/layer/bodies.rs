@@ -252,6 +252,42 @@ async fn uploads_beyond_what_all_may_hold_are_refused_and_claim_nothing() {
     assert_eq!(read(send(&service, post("b", "123")).await).await.0, 201);
 }
 
+/// A record of a few bytes expands for each of its readers.
+#[tokio::test]
+async fn replays_beyond_what_all_may_hold_are_refused_until_others_are_sent() {
+    const LENGTH: usize = 40 << 10;
+    let upstream = Upstream::new(async |number| match number {
+        1 => {
+            let (feed, body) = TestBody::fed();
+            feed.data(vec![b'0'; LENGTH]);
+            created(body)
+        }
+        _ => created(TestBody::whole("small")),
+    });
+    let limits = onlyonce::Limits {
+        replayed_bytes_max: 2 * LENGTH,
+        ..onlyonce::Limits::default()
+    };
+    let layer = onlyonce::IdempotencyLayer::with_limits(FaultyStore::new(), limits);
+    let service = layer.layer(upstream.clone());
+    for key in ["large", "small"] {
+        assert_eq!(read(send(&service, post(key, "{}")).await).await.0, 201);
+    }
+    let unread = [
+        send(&service, post("large", "{}")).await,
+        send(&service, post("large", "{}")).await,
+    ];
+    assert!(unread.iter().all(is_replay), "P16");
+    let third = send(&service, post("large", "{}")).await;
+    assert_eq!(code(third).await, (503, "store-unavailable".into()), "P16");
+    let small = send(&service, post("small", "{}")).await;
+    assert!(is_replay(&small), "P16: small ones are not counted");
+    drop(unread);
+    let (status, body) = read(send(&service, post("large", "{}")).await).await;
+    assert_eq!((status, body.len()), (201, LENGTH), "P16: byte for byte");
+    assert_eq!(upstream.effects(), 2);
+}
+
 #[tokio::test]
 async fn an_empty_body_that_declares_a_length_is_broken() {
     let upstream = Upstream::new(async |_| {
