@@ -56,13 +56,12 @@ impl Workers {
     /// Where the system has no thread, or nothing to wait with, to give.
     pub fn start(count: NonZero<usize>) -> io::Result<Self> {
         let stop = CancellationToken::new();
+        // Before the first of them: where one cannot be had, those that could are to end.
+        let guard = stop.clone().drop_guard();
         let all = (0..count.get())
             .map(|number| start(number, stop.clone()))
             .collect::<io::Result<_>>()?;
-        Ok(Self {
-            all,
-            _stop: stop.drop_guard(),
-        })
+        Ok(Self { all, _stop: guard })
     }
 
     /// Each worker.
