@@ -11,7 +11,8 @@
 //! confirmed that same one within the last [`CONFIRMED_FOR`], counted from before the question was sent. So
 //! from two seconds after a decision on nobody uses anything from before it; and a key that it frees takes
 //! claims only after three ([`FREED_REST`](crate::store::operator::FREED_REST)). Whoever asks once a new
-//! execution may have begun cannot be shown the old answer.
+//! execution may have begun cannot be shown the old answer. (Every interleaving of a small system is checked in
+//! `crates/onlyonce-test/tests/model_cached.rs`.)
 //!
 //! Retention ends by the store's clock. What is kept is used only as long as the store's clock, at the latest
 //! that it can show by now, has not come to the end, at the earliest that it can be.
