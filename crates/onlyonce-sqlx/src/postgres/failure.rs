@@ -71,6 +71,18 @@ impl Failure {
         }
     }
 
+    /// The server takes no writes any more, so what it shows may be the past; nothing was written.
+    pub(super) fn demoted() -> Self {
+        Self {
+            connection: Condition::ServerGone,
+            retry: true,
+            ..Self::other(
+                StoreErrorKind::Unavailable,
+                "the server has become a standby or read-only",
+            )
+        }
+    }
+
     /// Whether the day's partition of responses is missing.
     pub(super) fn lacks_partition(&self) -> bool {
         self.sqlstate.as_deref() == Some("23514")

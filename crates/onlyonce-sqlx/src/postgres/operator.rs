@@ -16,8 +16,8 @@ use super::days;
 use super::failure::Failure;
 use super::id::Uuid;
 use super::row::{
-    ResponseName, day, digest, durable, epoch, epoch_number, micros, response, state, timestamp,
-    token,
+    ResponseName, day, digest, durable, epoch, epoch_number, micros, of_primary, response, state,
+    timestamp, token,
 };
 use super::session::Session;
 
@@ -95,7 +95,8 @@ const REST: &str = durable!(
 );
 
 const CONFIRM: &str = "select generation, \
-     (extract(epoch from statement_timestamp()) * 1000000)::bigint as now from onlyonce_generation";
+     (extract(epoch from statement_timestamp()) * 1000000)::bigint as now, \
+     current_setting('transaction_read_only') = 'on' as read_only from onlyonce_generation";
 
 /// Lists records.
 #[derive(Debug)]
@@ -238,6 +239,7 @@ impl Call for Confirm {
                 "the table onlyonce_generation has lost its row: any decision makes a new one";
             Failure::other(StoreErrorKind::Incompatible, said)
         })?;
+        of_primary(&row)?;
         Ok(Confirmed {
             generation: Generation::from_bytes(digest(&row, "generation")?),
             now: timestamp(&row, "now")?,

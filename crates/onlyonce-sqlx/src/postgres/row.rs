@@ -56,7 +56,8 @@ const READ: &str = "select token, epoch, state, fingerprint, credential, \
          as rest_remaining, \
      expires_at <= statement_timestamp() as expired, \
      (extract(epoch from expires_at) * 1000000)::bigint as expires_at, \
-     to_char(settled_at at time zone 'UTC', 'YYYYMMDD')::integer as day \
+     to_char(settled_at at time zone 'UTC', 'YYYYMMDD')::integer as day, \
+     current_setting('transaction_read_only') = 'on' as read_only \
      from onlyonce_records where id = $1";
 
 /// Reads a record, expired or not.
@@ -64,7 +65,20 @@ pub(super) async fn read(session: &mut Session, id: &RecordId) -> Result<Option<
     let row = session
         .fetch(query(READ).bind(Uuid(*id.as_bytes())))
         .await?;
-    row.map(|row| found(&row)).transpose()
+    row.map(|row| {
+        of_primary(&row)?;
+        found(&row)
+    })
+    .transpose()
+}
+
+/// Checks the column `read_only`: a session can stay open while its server becomes a standby or is taken out of
+/// service. A write there fails; a read would show the past for as long as the session lasts.
+pub(super) fn of_primary(row: &PgRow) -> Result<(), Failure> {
+    if row.try_get("read_only")? {
+        return Err(Failure::demoted());
+    }
+    Ok(())
 }
 
 fn found(row: &PgRow) -> Result<Found, Failure> {

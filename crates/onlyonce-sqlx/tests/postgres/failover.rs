@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use onlyonce::store::{Store, StoreErrorKind};
+use onlyonce::store::{Cacheable, Present, Store, StoreErrorKind};
 use onlyonce_sqlx::PostgresStore;
 use onlyonce_test::conformance::sample::{acquired, claim, completed, response};
 use onlyonce_test::event::within;
@@ -77,13 +77,7 @@ async fn a_primary_that_turns_read_only_is_left() {
         .unwrap();
     acquired(store.claim(&claim(1)).await);
 
-    let mut admin = connect(&first).await;
-    run(
-        &mut admin,
-        "alter system set default_transaction_read_only = on",
-    )
-    .await;
-    run(&mut admin, "select pg_reload_conf()").await;
+    turn_read_only(&first).await;
     within("the store has moved", async {
         loop {
             let claimed = store.claim(&claim(2)).await;
@@ -95,6 +89,61 @@ async fn a_primary_that_turns_read_only_is_left() {
         }
     })
     .await;
+}
+
+/// Who only asks gets no error from a server that takes no writes any more. Its word on the generation would go on
+/// for as long as the session does, whatever is decided at the new primary meanwhile.
+#[tokio::test]
+async fn a_primary_that_turns_read_only_confirms_and_finds_no_more() {
+    let (old, new) = (primary(), primary());
+    let (first, second) = (old.url("postgres"), new.url("postgres"));
+    let there = PostgresStore::connect(settings(&second)).await.unwrap();
+    let expected = there.confirm().await.unwrap().generation;
+    let owner = claim(1);
+    let epoch = acquired(there.claim(&owner).await);
+    there
+        .settle(&owner, epoch, &completed("since"))
+        .await
+        .unwrap();
+    let old_store = PostgresStore::connect(settings(&first)).await.unwrap();
+    acquired(old_store.claim(&owner).await);
+    let is_completed = async |store: &PostgresStore| {
+        let found = store.find(&owner.id).await.unwrap();
+        matches!(found, Some(Present::Completed(_)))
+    };
+    let servers = settings(&format!("{first},{second}"));
+    let mut moving = Vec::new();
+    for pooler in [false, true] {
+        let servers = servers.clone().with_pooler(pooler);
+        let confirming = PostgresStore::connect(servers.clone()).await.unwrap();
+        let finding = PostgresStore::connect(servers).await.unwrap();
+        assert_ne!(confirming.confirm().await.unwrap().generation, expected);
+        assert!(!is_completed(&finding).await);
+        moving.push((confirming, finding));
+    }
+
+    turn_read_only(&first).await;
+    for (confirming, finding) in moving {
+        within("the new primary is asked", async {
+            while confirming.confirm().await.unwrap().generation != expected
+                || !is_completed(&finding).await
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+}
+
+/// Sessions that are open go on.
+async fn turn_read_only(server: &str) {
+    let mut admin = connect(server).await;
+    run(
+        &mut admin,
+        "alter system set default_transaction_read_only = on",
+    )
+    .await;
+    run(&mut admin, "select pg_reload_conf()").await;
 }
 
 #[tokio::test]
