@@ -100,6 +100,10 @@ impl Default for ListenerSettings {
 /// hyper's own; saying it anew would cost an allocation for each request.
 const DEFAULT_HEADERS_MAX: usize = 100;
 
+/// What is read at once from a connection, or waits to be written to it; a head may need more. hyper's own
+/// limit is 408 KiB, which ten thousand busy connections would turn into 4 GiB, and as much again upstream.
+pub(crate) const BUFFER_BYTES_MAX: usize = 64 << 10;
+
 /// How long accepting pauses when the process has run out of something, such as file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

@@ -19,6 +19,7 @@ use super::connection::Connection;
 use super::settings::Upstream;
 use super::tls::{TlsError, connector};
 use super::wire::{CountedIo, Wire};
+use crate::listener::BUFFER_BYTES_MAX;
 
 /// Everything needed to reach the upstream.
 pub(crate) struct Dialer {
@@ -56,7 +57,9 @@ impl Dialer {
             false => None,
         };
         let mut http1 = http1::Builder::new();
-        http1.max_header_size(settings.response_header_bytes_max);
+        http1
+            .max_header_size(settings.response_header_bytes_max)
+            .max_buf_size(settings.response_header_bytes_max.max(BUFFER_BYTES_MAX));
         Ok(Self {
             upstream,
             tls,

@@ -24,7 +24,7 @@ use super::io::{IoLimits, ServerIo, Unfinished};
 use super::response_body::Watched;
 use super::screen::screen;
 use super::signal::Signal;
-use super::{DEFAULT_HEADERS_MAX, ListenerSettings, prepare};
+use super::{BUFFER_BYTES_MAX, DEFAULT_HEADERS_MAX, ListenerSettings, prepare};
 use crate::alarm::HeadTimer;
 use crate::problem::plain_problem;
 
@@ -48,6 +48,7 @@ pub(super) fn http1(settings: &ListenerSettings) -> http1::Builder {
     http1
         .header_read_timeout(settings.head_timeout)
         .max_header_size(settings.head_bytes_max)
+        .max_buf_size(settings.head_bytes_max.max(BUFFER_BYTES_MAX))
         // A client that has ended its side may still wait for the answer.
         .half_close(true);
     if settings.headers_max != DEFAULT_HEADERS_MAX {
