@@ -28,14 +28,16 @@ enum Measure {
     Commits(&'static str, Subject, u32),
     /// What guarding adds to a single client's p50, by what pgbench needs for the same commits.
     Added(&'static str),
+    /// Throughput in tables that held at least so many records, by that in empty ones.
+    Full(f64),
     /// A figure as it is.
     Named(&'static str, &'static str),
 }
 
 use self::Bound::{AtLeast, AtMost};
-use self::Measure::{Added, Commits, Named, Ratio};
+use self::Measure::{Added, Commits, Full, Named, Ratio};
 use crate::subject::Subject::*;
-use crate::turns::PGBENCH_P50;
+use crate::turns::{PGBENCH_P50, PRELOADED};
 
 /// The aims, as issue 3 set them.
 pub(crate) const AIMS: [Aim; 12] = [
@@ -92,7 +94,7 @@ pub(crate) const AIMS: [Aim; 12] = [
     Aim {
         text: "throughput with 20 million records / with none, 256 connections",
         bound: AtLeast(0.85),
-        measure: Ratio("full-tables", Preloaded, Postgres, 256),
+        measure: Full(20e6),
     },
     Aim {
         text: "layer alone on the memory store: µs added to a fresh request",
@@ -106,12 +108,14 @@ impl Aim {
     pub(crate) fn measured(&self, results: &Results) -> Option<Spread> {
         Spread::of(match self.measure {
             Ratio(case, over, under, connections) => {
-                let over = rounds(results, case, over, connections)?;
-                let under = rounds(results, case, under, connections)?;
-                let pairs = over.iter().zip(under);
-                pairs
-                    .map(|(over, under)| over.rate() / under.rate())
-                    .collect()
+                ratio(results, case, over, under, connections)?
+            }
+            Full(records) => {
+                let held = &results.0.get("full-tables")?.figure(PRELOADED)?.values;
+                if held.iter().any(|held| *held < records) {
+                    return None;
+                }
+                ratio(results, "full-tables", Preloaded, Postgres, 256)?
             }
             Named(case, name) => results.0.get(case)?.figure(name)?.values.clone(),
             Added(case) => {
@@ -141,6 +145,24 @@ impl Aim {
             AtMost(bound) => measured.median <= bound,
         }
     }
+}
+
+/// Throughput of one subject by that of another, round by round.
+fn ratio(
+    results: &Results,
+    case: &str,
+    over: Subject,
+    under: Subject,
+    connections: u32,
+) -> Option<Vec<f64>> {
+    let over = rounds(results, case, over, connections)?;
+    let under = rounds(results, case, under, connections)?;
+    let pairs = over.iter().zip(under);
+    Some(
+        pairs
+            .map(|(over, under)| over.rate() / under.rate())
+            .collect(),
+    )
 }
 
 fn rounds<'a>(

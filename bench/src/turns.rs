@@ -124,11 +124,7 @@ impl Case {
         }
         if self.subjects.contains(&Subject::Preloaded) {
             let records = vec![count(effort.records)];
-            figures.push(Figure::new(
-                "records in the full tables at first",
-                "",
-                records,
-            ));
+            figures.push(Figure::new(PRELOADED, "", records));
         }
         if self.beside == Beside::RecordSize {
             figures.extend(record_size(&stands, connections).await?);
@@ -145,6 +141,8 @@ impl Case {
     }
 }
 
+/// The name of how many records the full tables held.
+pub(crate) const PRELOADED: &str = "records in the full tables at first";
 /// The name of what pgbench says.
 pub(crate) const PGBENCH_P50: &str = "pgbench, the same two commits, p50";
 
