@@ -25,7 +25,7 @@ use crate::body::{RequestBody, ResponseBody};
 use crate::budget::Reservation;
 use crate::evidence::Deadline;
 use crate::fingerprint::fingerprint;
-use crate::in_flight::Presence;
+use crate::in_flight::{IN_FLIGHT_HERE, Presence};
 use crate::key::IdempotencyKey;
 use crate::policy::{BodyFingerprint, OnDuplicate, Policy};
 use crate::problem::{Code, Problem};
@@ -261,7 +261,7 @@ impl Execution {
         // As long as it would wait for the store itself.
         timeout(self.resources.limits.claim_patience, entered)
             .await
-            .unwrap_or_else(|_| Err(in_flight_here()))
+            .unwrap_or(Err(IN_FLIGHT_HERE))
     }
 
     /// Turns what the task said into the client's answer.
@@ -296,12 +296,6 @@ impl Execution {
 fn in_progress() -> Problem {
     Problem::new(Code::RequestInProgress)
         .with_detail("a request with this key is in progress; retry with the same key")
-}
-
-fn in_flight_here() -> Present {
-    Present::InFlight {
-        lease_remaining: std::time::Duration::ZERO,
-    }
 }
 
 fn overloaded() -> Problem {

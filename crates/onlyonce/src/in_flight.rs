@@ -20,11 +20,18 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::cached::CONFIRMED_FOR;
 use crate::record::RecordId;
 use crate::store::Present;
 
-/// Counted from before the store was asked to when the other request came.
-const SHARED_FOR: Duration = Duration::from_secs(2);
+/// Counted from before the store was asked to when the other request came. The same number as for what is kept
+/// of a record, for the argument is the same.
+const SHARED_FOR: Duration = CONFIRMED_FOR;
+
+/// What is said of a record that this process works on.
+pub(crate) const IN_FLIGHT_HERE: Present = Present::InFlight {
+    lease_remaining: Duration::ZERO,
+};
 
 type Twins = HashMap<RecordId, watch::Sender<Phase>>;
 
@@ -125,9 +132,7 @@ impl Twin {
         let _ = self.0.wait_for(is_over).await;
         match &*self.0.borrow() {
             Phase::Asking => None,
-            Phase::Owning => Some(Present::InFlight {
-                lease_remaining: Duration::ZERO,
-            }),
+            Phase::Owning => Some(IN_FLIGHT_HERE),
             Phase::Told(asked_at, present) => {
                 (came.saturating_duration_since(*asked_at) < SHARED_FOR).then(|| present.clone())
             }
