@@ -26,7 +26,17 @@ impl Purpose {
 }
 
 /// A hash over parts, for one purpose. Two kilobytes large: not to be moved about.
-pub(crate) struct Fields(blake3::Hasher);
+///
+/// Parts are short, and most of what comes between them has eight bytes or one: they are gathered before they
+/// are hashed, for a call of the hasher costs as much as hashing them.
+pub(crate) struct Fields {
+    hasher: blake3::Hasher,
+    gathered: [u8; GATHERED_MAX],
+    gathered_len: usize,
+}
+
+/// A few of BLAKE3's blocks.
+const GATHERED_MAX: usize = 256;
 
 impl Fields {
     /// Begins.
@@ -34,7 +44,11 @@ impl Fields {
         let key = purpose
             .key
             .get_or_init(|| hash_derive_key_context(purpose.name));
-        Self(blake3::Hasher::new_from_context_key(key))
+        Self {
+            hasher: blake3::Hasher::new_from_context_key(key),
+            gathered: [0; GATHERED_MAX],
+            gathered_len: 0,
+        }
     }
 
     /// Adds one part.
@@ -51,21 +65,40 @@ impl Fields {
     /// Adds any number of parts; how many is part of the hash.
     pub(crate) fn list(&mut self, parts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> &mut Self {
         for part in parts {
-            self.0.update(&[1]);
+            self.write(&[1]);
             self.push(part.as_ref());
         }
-        self.0.update(&[0]);
+        self.write(&[0]);
         self
     }
 
     /// The hash.
-    pub(crate) fn finish(&self) -> [u8; 32] {
-        *self.0.finalize().as_bytes()
+    pub(crate) fn finish(&mut self) -> [u8; 32] {
+        self.flush();
+        *self.hasher.finalize().as_bytes()
     }
 
     fn push(&mut self, part: &[u8]) {
-        self.0.update(&(part.len() as u64).to_le_bytes());
-        self.0.update(part);
+        self.write(&(part.len() as u64).to_le_bytes());
+        self.write(part);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if bytes.len() > GATHERED_MAX - self.gathered_len {
+            self.flush();
+            if bytes.len() > GATHERED_MAX {
+                self.hasher.update(bytes);
+                return;
+            }
+        }
+        let end = self.gathered_len + bytes.len();
+        self.gathered[self.gathered_len..end].copy_from_slice(bytes);
+        self.gathered_len = end;
+    }
+
+    fn flush(&mut self) {
+        self.hasher.update(&self.gathered[..self.gathered_len]);
+        self.gathered_len = 0;
     }
 }
 
@@ -86,6 +119,24 @@ mod tests {
         let mut hasher = blake3::Hasher::new_derive_key("onlyonce test");
         hasher.update(&2_u64.to_le_bytes()).update(b"ab");
         assert_eq!(hash(|f| f.field("ab")), *hasher.finalize().as_bytes());
+    }
+
+    /// However the parts' lengths fall on the places where what was gathered is hashed.
+    #[test]
+    fn what_is_gathered_is_hashed_once_and_in_order() {
+        for length in 0..=2 * GATHERED_MAX {
+            let part: Vec<u8> = (0..=u8::MAX).cycle().take(length).collect();
+            let mut hasher = blake3::Hasher::new_derive_key("onlyonce test");
+            for part in [&part[..], &part[..length / 3], b"", &part[length / 2..]] {
+                hasher.update(&(part.len() as u64).to_le_bytes());
+                hasher.update(part);
+            }
+            let gathered = hash(|fields| {
+                fields.field(&part).field(&part[..length / 3]);
+                fields.field("").field(&part[length / 2..])
+            });
+            assert_eq!(gathered, *hasher.finalize().as_bytes(), "{length}");
+        }
     }
 
     #[test]
