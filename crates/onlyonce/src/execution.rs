@@ -232,8 +232,9 @@ impl Execution {
             slot,
         });
         let span = tracing::Span::current();
+        // Boxed: a task's future is moved about several times until the runtime has it in its place.
         self.resources.tasks.spawn(tracing::Instrument::instrument(
-            task.run(service, request, reply),
+            Box::pin(task.run(service, request, reply)),
             span,
         ));
         answer.await.unwrap_or_else(|_| {
