@@ -1,0 +1,68 @@
+//! The attributes of CloudEvents 1.0 for an envelope. What sinks with headers put on the wire, each with the
+//! prefix of its protocol's binding: `ce-` in HTTP and NATS, `ce_` in Kafka, `cloudEvents:` in AMQP.
+
+use jiff::Timestamp;
+
+use crate::envelope::Envelope;
+
+/// The attributes, their names without any prefix. `datacontenttype` is not among them: every binding has a
+/// field of its own for it ([`Envelope::content_type`]).
+///
+/// `source` is a URI reference that names the producer: `/payments`. Source and id together are unique.
+///
+/// ```
+/// use std::time::SystemTime;
+/// use onlyonce_outbox::{Envelope, Event, cloud_event};
+///
+/// let envelope = Envelope::of(&Event::new("payments", 42).kind("charged"), 7, SystemTime::UNIX_EPOCH);
+/// let attributes = cloud_event::attributes(&envelope, "/shop");
+/// assert!(attributes.contains(&("type", "charged".into())));
+/// assert!(attributes.contains(&("subject", "42".into())));
+/// assert!(attributes.contains(&("time", "1970-01-01T00:00:00Z".into())));
+/// assert!(attributes.contains(&("sequence", "00000000000000000007".into())));
+/// ```
+pub fn attributes(envelope: &Envelope, source: &str) -> Vec<(&'static str, String)> {
+    let mut attributes = vec![
+        ("specversion", "1.0".to_owned()),
+        ("id", envelope.event_id.to_string()),
+        ("source", source.to_owned()),
+        ("type", envelope.kind.clone()),
+        // The extension "sequence" is compared as text.
+        ("sequence", format!("{:020}", envelope.sequence)),
+    ];
+    // A time beyond the year 9999 cannot be written.
+    if let Ok(time) = Timestamp::try_from(envelope.created_at) {
+        attributes.push(("time", time.to_string()));
+    }
+    if let Some(key) = &envelope.key {
+        attributes.push(("subject", key.clone()));
+        attributes.push(("partitionkey", key.clone()));
+    }
+    attributes
+}
+
+/// The envelope's headers as extension attributes, for formats that have no other room for them. Names of
+/// attributes have lower-case letters and digits only: other characters are left out. Headers whose names are
+/// attributes' already are not among them.
+pub fn extensions(envelope: &Envelope) -> impl Iterator<Item = (String, &str)> {
+    const TAKEN: [&str; 13] = [
+        "specversion",
+        "id",
+        "source",
+        "type",
+        "sequence",
+        "time",
+        "subject",
+        "partitionkey",
+        "datacontenttype",
+        "dataschema",
+        "data",
+        "data_base64",
+        "database64",
+    ];
+    envelope.headers.iter().filter_map(|(name, value)| {
+        let name: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+        let free = !name.is_empty() && !TAKEN.contains(&name.as_str());
+        free.then_some((name, value.as_str()))
+    })
+}

@@ -1,0 +1,6 @@
+//! The outbox on real servers.
+
+mod append;
+mod fixture;
+mod schema;
+mod sinks;

@@ -1,0 +1,83 @@
+//! Migrations: concurrent, repeated, missing, too new.
+
+use onlyonce_outbox::{Error, Event, append, migrate, schema};
+use onlyonce_test::postgres::{Database, Server};
+
+use crate::fixture::{run, value};
+
+#[tokio::test]
+async fn eight_processes_migrate_an_empty_database_at_once() {
+    for server in [Server::Default, Server::Newest] {
+        let database = Database::fresh_on(server).await;
+        let mut migrating = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let mut connection = database.connect().await;
+            migrating.spawn(async move { migrate(&mut connection).await });
+        }
+        for outcome in migrating.join_all().await {
+            outcome.unwrap();
+        }
+        let mut admin = database.connect().await;
+        schema::check(&mut admin).await.unwrap();
+        let days =
+            "select count(*) from pg_inherits where inhparent = 'onlyonce_outbox_event'::regclass";
+        assert_eq!(value::<i64>(&mut admin, days).await, 8);
+    }
+}
+
+#[tokio::test]
+async fn an_empty_database_is_said_to_need_its_migrations() {
+    let database = Database::fresh().await;
+    let mut connection = database.connect().await;
+    let error = schema::check(&mut connection).await.unwrap_err();
+    assert!(error.to_string().contains("run its migrations"), "{error}");
+    let error = append(&mut connection, &[Event::new("t", 1)], None)
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("run its migrations"), "{error}");
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_used_only_where_it_allows_that() {
+    let database = Database::fresh().await;
+    let mut connection = database.connect().await;
+    migrate(&mut connection).await.unwrap();
+    run(
+        &mut connection,
+        "insert into onlyonce_outbox_schema (version, min_compatible) values (1000, 1)",
+    )
+    .await;
+    migrate(&mut connection).await.unwrap();
+    schema::check(&mut connection).await.unwrap();
+    run(
+        &mut connection,
+        "update onlyonce_outbox_schema set min_compatible = version",
+    )
+    .await;
+    for outcome in [
+        migrate(&mut connection).await,
+        schema::check(&mut connection).await,
+    ] {
+        let error = outcome.unwrap_err();
+        assert!(
+            matches!(&error, Error::Schema(text) if text.contains("newer")),
+            "{error:?}"
+        );
+    }
+}
+
+/// The session's zone is not UTC, and the days still are.
+#[tokio::test]
+async fn partitions_are_days_of_utc() {
+    let database = Database::fresh().await;
+    let mut connection = database.connect().await;
+    run(&mut connection, "set timezone = 'Pacific/Auckland'").await;
+    migrate(&mut connection).await.unwrap();
+    run(&mut connection, "set timezone = 'UTC'").await;
+    let midnight = "select bool_and(pg_get_expr(relpartbound, oid) like '%00:00:00+00%00:00:00+00%') \
+         from pg_class where relispartition and relkind = 'r' and relname like 'onlyonce_outbox_event_%'";
+    assert!(value::<bool>(&mut connection, midnight).await);
+    append(&mut connection, &[Event::new("t", 1)], None)
+        .await
+        .unwrap();
+}
