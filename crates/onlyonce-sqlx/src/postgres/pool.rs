@@ -13,14 +13,17 @@
 //!
 //! A server with fewer connections to spare than this pool may have is no failure: calls wait for those that
 //! there are, and now and then one asks for more.
+//!
+//! What arrives on a connection wakes the runtime that opened it, wherever the call is. So a call takes a
+//! connection of its own runtime, or opens one, and one of another's only where no more may be opened.
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use onlyonce::store::StoreErrorKind;
-use tokio::runtime::Handle;
+use tokio::runtime::{self, Handle};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -48,6 +51,7 @@ pub(super) struct Pool {
     primary: Primary,
     begin: Option<Arc<str>>,
     permits: Arc<Semaphore>,
+    connections_max: usize,
     shared: Arc<Shared>,
 }
 
@@ -56,10 +60,9 @@ pub(super) struct Pool {
 struct Shared {
     /// The connections that nobody uses; the one used last is on top.
     idle: Mutex<Vec<Idle>>,
-    /// Told when a connection comes back.
-    freed: Notify,
     /// Held by each connection, idle or not: its count is one more than theirs.
     open: Arc<()>,
+    places: Arc<Places>,
     /// Until when the server is not asked for another connection.
     crowded_until: Mutex<Option<Instant>>,
     /// Raised when the server went away: connections of before are not used again.
@@ -67,6 +70,18 @@ struct Shared {
     /// Room aside for connections whose call was dropped.
     abandoned: Arc<Semaphore>,
 }
+
+/// How many connections are open, or about to be: idle or in use.
+#[derive(Debug, Default)]
+struct Places {
+    taken: AtomicUsize,
+    /// Told when a connection comes back, and when one is closed.
+    freed: Notify,
+}
+
+/// Counts as an open connection until it is dropped.
+#[derive(Debug)]
+struct Place(Arc<Places>);
 
 #[derive(Debug)]
 struct Idle {
@@ -79,6 +94,9 @@ struct Live {
     session: Session,
     generation: u64,
     born: Instant,
+    /// The runtime that it was opened on.
+    home: runtime::Id,
+    place: Option<Place>,
     _open: Arc<()>,
 }
 
@@ -99,10 +117,11 @@ impl Pool {
             primary: Primary::new(settings),
             begin: settings.pooler.then(|| begin_statement(settings).into()),
             permits: Arc::new(Semaphore::new(connections)),
+            connections_max: connections,
             shared: Arc::new(Shared {
                 idle: Mutex::default(),
-                freed: Notify::new(),
                 open: Arc::default(),
+                places: Arc::default(),
                 crowded_until: Mutex::default(),
                 generation: AtomicU64::new(0),
                 abandoned: Arc::new(Semaphore::new(connections)),
@@ -116,14 +135,15 @@ impl Pool {
             .acquire_owned()
             .await
             .map_err(|closed| Failure::other(StoreErrorKind::Unavailable, closed))?;
+        let home = Handle::current().id();
         loop {
-            while let Some(idle) = self.shared.take_idle() {
+            while let Some(idle) = self.shared.take_idle(home, || self.may_open()) {
                 let rested = idle.since.elapsed();
                 let mut borrowed = self.lend(idle.live, permit);
                 if rested < TRUSTED_FOR || borrowed.answers().await {
                     return Ok(borrowed);
                 }
-                // The others rested longer, and would each cost as much time.
+                // The others of this runtime rested longer, and would each cost as much time.
                 self.server_gone(borrowed.generation());
                 permit = borrowed.close();
             }
@@ -131,7 +151,14 @@ impl Pool {
                 self.shared.wait_for_idle(until).await;
                 continue;
             }
-            match self.connect().await {
+            let Some(place) = self.shared.places.take(self.connections_max) else {
+                // All that may be open are: one of them is about to come back, for there was a permit.
+                self.shared
+                    .wait_for_idle(Instant::now() + CROWDED_FOR)
+                    .await;
+                continue;
+            };
+            match self.connect(home, place).await {
                 Err(failure) if failure.is_crowded() && self.shared.has_open() => {
                     self.shared.ask_no_more();
                 }
@@ -142,6 +169,11 @@ impl Pool {
                 }
             }
         }
+    }
+
+    /// Whether a call may open a connection though others are idle.
+    fn may_open(&self) -> bool {
+        self.shared.places.count() < self.connections_max && self.shared.crowded().is_none()
     }
 
     /// Closes what is idle, and what is in use once it comes back: the server of this connection went away.
@@ -159,7 +191,7 @@ impl Pool {
         }
     }
 
-    async fn connect(&self) -> Result<Live, Failure> {
+    async fn connect(&self, home: runtime::Id, place: Place) -> Result<Live, Failure> {
         // Before connecting: a failover that happens meanwhile must not go unnoticed.
         let generation = self.shared.generation.load(Ordering::Acquire);
         let connection = self.primary.connect().await?;
@@ -167,6 +199,8 @@ impl Pool {
             session: Session::new(connection, self.begin.clone()),
             generation,
             born: Instant::now(),
+            home,
+            place: Some(place),
             _open: Arc::clone(&self.shared.open),
         })
     }
@@ -201,7 +235,7 @@ impl Borrowed {
             idle.retain(|idle| idle.since.elapsed() < IDLE_MAX);
             idle.push(Idle { live, since });
         }
-        self.shared.freed.notify_one();
+        self.shared.places.freed.notify_one();
         // Only now may another be opened.
         drop(permit);
     }
@@ -234,7 +268,11 @@ impl Drop for Borrowed {
         };
         let room = Arc::clone(&self.shared.abandoned).try_acquire_owned();
         // With room aside, the next call may open another connection at once.
+        let aside = room.is_ok();
         let held = room.unwrap_or(permit);
+        if aside {
+            live.place = None;
+        }
         runtime.spawn(async move {
             let answered = timeout(ABANDONED_MAX, live.session.answers()).await;
             tracing::debug!(
@@ -247,9 +285,36 @@ impl Drop for Borrowed {
     }
 }
 
+impl Places {
+    fn count(&self) -> usize {
+        self.taken.load(Ordering::Acquire)
+    }
+
+    fn take(self: &Arc<Self>, max: usize) -> Option<Place> {
+        let one_more = |taken| (taken < max).then_some(taken + 1);
+        let taken = self
+            .taken
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
+        taken.is_ok().then(|| Place(Arc::clone(self)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::AcqRel);
+        self.0.freed.notify_one();
+    }
+}
+
 impl Shared {
-    fn take_idle(&self) -> Option<Idle> {
-        self.idle().pop()
+    /// The connection of this runtime that was used last; where it has none and may not open one, another's.
+    fn take_idle(&self, home: runtime::Id, may_open: impl FnOnce() -> bool) -> Option<Idle> {
+        let mut idle = self.idle();
+        match idle.iter().rposition(|idle| idle.live.home == home) {
+            Some(own) => Some(idle.remove(own)),
+            None if idle.is_empty() || may_open() => None,
+            None => idle.pop(),
+        }
     }
 
     fn has_open(&self) -> bool {
@@ -267,7 +332,7 @@ impl Shared {
 
     /// Returns when there may be an idle connection, or the time is over.
     async fn wait_for_idle(&self, until: Instant) {
-        let mut freed = pin!(self.freed.notified());
+        let mut freed = pin!(self.places.freed.notified());
         // Before looking: what comes back after the look is told to us.
         freed.as_mut().enable();
         if self.idle().is_empty() {

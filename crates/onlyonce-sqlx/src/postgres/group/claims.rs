@@ -62,7 +62,10 @@ impl Grouped for Insertion {
             .bind(duration(|claim| claim.retention));
         let inserted = written_ids(session, statement).await?;
         Ok(column(group, |claim| {
-            inserted.contains(&claim.id).then_some(Epoch::FIRST)
+            inserted
+                .binary_search(&claim.id)
+                .is_ok()
+                .then_some(Epoch::FIRST)
         }))
     }
 }

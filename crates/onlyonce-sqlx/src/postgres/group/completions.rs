@@ -77,6 +77,6 @@ async fn complete(group: &[Completion], session: &mut Session) -> Result<Vec<Opt
         .bind(epochs.collect::<Result<Vec<_>, _>>()?)
         .bind(responses.collect::<Vec<_>>());
     let settled = written_ids(session, statement).await?;
-    let done = |write: &Completion| settled.contains(&write.id).then_some(());
+    let done = |write: &Completion| settled.binary_search(&write.id).is_ok().then_some(());
     Ok(group.iter().map(done).collect())
 }
