@@ -118,7 +118,7 @@ impl Execution {
         let (parts, body) = request.into_parts();
         let requester = self.identify(&parts);
         if self.policy.on_duplicate == OnDuplicate::Reject
-            && (self.resources.in_flight.twin(requester.id)).is_some_and(|twin| twin.is_owner())
+            && self.resources.in_flight.is_owned(&requester.id)
         {
             // Without reading the body: a duplicate of a large upload costs nothing.
             return Ok(self.problem(&requester, Outcome::InProgress, &in_progress()));

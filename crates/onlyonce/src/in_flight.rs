@@ -17,6 +17,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -33,7 +34,11 @@ pub(crate) const IN_FLIGHT_HERE: Present = Present::InFlight {
     lease_remaining: Duration::ZERO,
 };
 
-type Twins = HashMap<RecordId, watch::Sender<Phase>>;
+/// Threads that work on different records seldom meet at one of so many maps.
+const SHARDS: usize = 16;
+
+/// Ids are hashes already, of what a client may choose: a seed of our own is all they need.
+type Requests = HashMap<RecordId, Request, RandomState>;
 
 /// How far a request has come.
 #[derive(Debug, Clone, Default)]
@@ -47,17 +52,52 @@ enum Phase {
     Told(Instant, Present),
 }
 
+/// A request that is in flight. Most have no twin, and need nothing that a twin could wait at.
+#[derive(Debug)]
+enum Request {
+    Alone(Phase),
+    Followed(watch::Sender<Phase>),
+}
+
+impl Request {
+    fn is_owning(&self) -> bool {
+        match self {
+            Self::Alone(phase) => matches!(phase, Phase::Owning),
+            Self::Followed(phase) => matches!(*phase.borrow(), Phase::Owning),
+        }
+    }
+
+    fn enters(&mut self, phase: Phase) {
+        match self {
+            Self::Alone(own) => *own = phase,
+            Self::Followed(followed) => {
+                followed.send_replace(phase);
+            }
+        }
+    }
+
+    fn followed(&mut self) -> Twin {
+        if let Self::Alone(phase) = self {
+            *self = Self::Followed(watch::Sender::new(std::mem::take(phase)));
+        }
+        match self {
+            Self::Followed(phase) => Twin(phase.subscribe()),
+            Self::Alone(_) => unreachable!("it has just been followed"),
+        }
+    }
+}
+
 /// The records that this process works on.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct InFlight(Arc<Mutex<Twins>>);
+pub(crate) struct InFlight(Arc<[Mutex<Requests>; SHARDS]>);
 
 impl InFlight {
     /// Enters a request; `Err` with its twin where there is one.
     pub(crate) fn enter(&self, id: RecordId) -> Result<Presence, Twin> {
-        match self.twins().entry(id) {
-            Entry::Occupied(twin) => Err(Twin(twin.get().subscribe())),
+        match self.requests(&id).entry(id) {
+            Entry::Occupied(mut twin) => Err(twin.get_mut().followed()),
             Entry::Vacant(vacant) => {
-                vacant.insert(watch::Sender::default());
+                vacant.insert(Request::Alone(Phase::default()));
                 Ok(Presence {
                     id,
                     of: self.clone(),
@@ -67,13 +107,19 @@ impl InFlight {
     }
 
     /// The twin of a request, where there is one.
-    pub(crate) fn twin(&self, id: RecordId) -> Option<Twin> {
-        self.twins().get(&id).map(|twin| Twin(twin.subscribe()))
+    pub(crate) fn twin(&self, id: &RecordId) -> Option<Twin> {
+        self.requests(id).get_mut(id).map(Request::followed)
     }
 
-    fn twins(&self) -> MutexGuard<'_, Twins> {
+    /// Whether the record is being executed here, as far as is known.
+    pub(crate) fn is_owned(&self, id: &RecordId) -> bool {
+        (self.requests(id).get(id)).is_some_and(Request::is_owning)
+    }
+
+    fn requests(&self, id: &RecordId) -> MutexGuard<'_, Requests> {
+        let shard = &self.0[usize::from(id.as_bytes()[0]) % SHARDS];
         // Insert and remove are single steps: a panic elsewhere leaves the map whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -102,15 +148,15 @@ impl Presence {
     }
 
     fn enters(&self, phase: Phase) {
-        if let Some(twin) = self.of.twins().get(&self.id) {
-            twin.send_replace(phase);
+        if let Some(request) = self.of.requests(&self.id).get_mut(&self.id) {
+            request.enters(phase);
         }
     }
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        self.of.twins().remove(&self.id);
+        self.of.requests(&self.id).remove(&self.id);
     }
 }
 
@@ -119,11 +165,6 @@ impl Drop for Presence {
 pub(crate) struct Twin(watch::Receiver<Phase>);
 
 impl Twin {
-    /// Whether it is being executed, as far as is known.
-    pub(crate) fn is_owner(&self) -> bool {
-        matches!(*self.0.borrow(), Phase::Owning)
-    }
-
     /// Waits until it is known whose the record is. `None` where that has to be asked anew: the twin is gone
     /// without a word, or asked too long before `came`.
     pub(crate) async fn told(mut self, came: Instant) -> Option<Present> {

@@ -24,7 +24,7 @@ pub(super) async fn wait(resources: &Resources, id: &RecordId, limit: Duration) 
     let mut pause = PAUSE_FIRST;
     timeout_at(until, async {
         loop {
-            if let Some(twin) = resources.in_flight.twin(*id) {
+            if let Some(twin) = resources.in_flight.twin(id) {
                 twin.gone().await;
             }
             match resources.store.find(id).await {
