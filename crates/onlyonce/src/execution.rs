@@ -27,13 +27,14 @@ use crate::evidence::Deadline;
 use crate::fingerprint::fingerprint;
 use crate::in_flight::{IN_FLIGHT_HERE, Presence};
 use crate::key::IdempotencyKey;
-use crate::policy::{BodyFingerprint, OnDuplicate, Policy};
+use crate::policy::{BodyFingerprint, OnDuplicate};
 use crate::problem::{Code, Problem};
 use crate::record::{CredentialHash, Fingerprint, RecordId, Token};
-use crate::resources::Resources;
+use crate::resources::{Guard, Resources};
 use crate::scope::{Credential, Principal, record_id};
 use crate::store::{Claim, Present, Store, StoreError};
 
+mod alarm;
 mod answer;
 mod claiming;
 mod forwarding;
@@ -44,6 +45,7 @@ mod streaming;
 mod upload;
 mod waiting;
 
+use self::alarm::Alarm;
 use self::upload::Upload;
 
 pub(crate) use self::outcome::{LogLine, Outcome};
@@ -80,8 +82,7 @@ const CANONICAL_INLINE_BYTES_MAX: usize = 128 << 10;
 
 /// One guarded request.
 pub(crate) struct Execution {
-    pub(crate) resources: Arc<Resources>,
-    pub(crate) policy: Arc<Policy>,
+    pub(crate) guard: Arc<Guard>,
     pub(crate) key: IdempotencyKey,
 }
 
@@ -117,14 +118,15 @@ impl Execution {
     {
         let (parts, body) = request.into_parts();
         let requester = self.identify(&parts);
-        if self.policy.on_duplicate == OnDuplicate::Reject
-            && self.resources.in_flight.is_owned(&requester.id)
+        if self.guard.policy.on_duplicate == OnDuplicate::Reject
+            && self.guard.resources.in_flight.is_owned(&requester.id)
         {
             // Without reading the body: a duplicate of a large upload costs nothing.
             return Ok(self.problem(&requester, Outcome::InProgress, &in_progress()));
         }
-        let budget = &self.resources.uploaded;
-        let upload = match upload::read(&self.policy, budget, &parts.headers, body).await {
+        let mut alarm = Alarm::default();
+        let upload = upload::read(&self.guard, &mut alarm, &parts.headers, body);
+        let upload = match upload.await {
             Ok(upload) => upload,
             Err(problem) => return Ok(self.problem(&requester, Outcome::UploadFailed, &problem)),
         };
@@ -134,7 +136,7 @@ impl Execution {
             fingerprint,
             credential: requester.credential.hash(&requester.id),
         };
-        if let Some(known) = self.resources.store.recall(&requester.id) {
+        if let Some(known) = self.guard.resources.store.recall(&requester.id) {
             // Nothing to claim, so nothing to settle: no task either.
             let present = Present::Completed(known);
             return Ok(self.answer_from_record(&requester, &asked, present).await);
@@ -143,19 +145,19 @@ impl Execution {
         upload::buffered_head(&mut parts, bytes.len());
         let request = Request::from_parts(parts, RequestBody::buffered(bytes));
         let reply = self
-            .detach(service, request, reserved, &requester, claim)
+            .detach(service, request, reserved, alarm, &requester, claim)
             .await;
         self.conclude(&requester, &asked, reply).await
     }
 
     fn identify(&self, parts: &Parts) -> Requester {
-        let principal = Principal::of(parts, &self.policy.principal);
-        let id = record_id(&self.policy, parts, &principal, &self.key);
+        let principal = Principal::of(parts, &self.guard.policy.principal);
+        let id = record_id(&self.guard.policy, parts, &principal, &self.key);
         Requester {
             id,
-            credential: Credential::of(parts, &self.policy.credential),
+            credential: Credential::of(parts, &self.guard.policy.credential),
             principal,
-            key: parts.headers.get(&self.policy.key_header).cloned(),
+            key: parts.headers.get(&self.guard.policy.key_header).cloned(),
             line: LogLine {
                 record: Some(id),
                 method: parts.method.clone(),
@@ -166,13 +168,13 @@ impl Execution {
 
     /// Canonical JSON of a large body takes long enough to hold up whatever else this thread serves.
     async fn fingerprint(&self, parts: Parts, body: &Bytes) -> (Parts, Fingerprint) {
-        if self.policy.body_fingerprint != BodyFingerprint::CanonicalJson
+        if self.guard.policy.body_fingerprint != BodyFingerprint::CanonicalJson
             || body.len() <= CANONICAL_INLINE_BYTES_MAX
         {
-            let fingerprint = fingerprint(&self.policy, &parts, body);
+            let fingerprint = fingerprint(&self.guard.policy, &parts, body);
             return (parts, fingerprint);
         }
-        let (policy, body) = (Arc::clone(&self.policy), body.clone());
+        let (policy, body) = (Arc::clone(&self.guard.policy), body.clone());
         tokio::task::spawn_blocking(move || {
             let fingerprint = fingerprint(&policy, &parts, &body);
             (parts, fingerprint)
@@ -187,9 +189,9 @@ impl Execution {
             token: Token::random(),
             fingerprint: asked.fingerprint,
             credential: asked.credential,
-            lease: self.policy.lease(),
-            retention: self.policy.retention,
-            on_unknown: self.policy.on_unknown,
+            lease: self.guard.policy.lease(),
+            retention: self.guard.policy.retention,
+            on_unknown: self.guard.policy.on_unknown,
             asked_at: Instant::now(),
         }
     }
@@ -200,6 +202,7 @@ impl Execution {
         service: S,
         request: Request<RequestBody<B>>,
         uploaded: Reservation,
+        alarm: Alarm,
         requester: &Requester,
         claim: Claim,
     ) -> Reply<R, S::Error>
@@ -213,7 +216,7 @@ impl Execution {
             Ok(presence) => presence,
             Err(present) => return Reply::Present(present),
         };
-        let Ok(slot) = Arc::clone(&self.resources.unsettled).try_acquire_owned() else {
+        let Ok(slot) = Arc::clone(&self.guard.resources.unsettled).try_acquire_owned() else {
             let problem = overloaded();
             requester
                 .line
@@ -222,10 +225,10 @@ impl Execution {
         };
         let (reply, answer) = oneshot::channel();
         let task = Box::new(forwarding::Task {
-            resources: Arc::clone(&self.resources),
-            policy: Arc::clone(&self.policy),
+            guard: Arc::clone(&self.guard),
+            alarm,
             claim,
-            deadline: Deadline::after(self.policy.deadline),
+            deadline: Deadline::after(self.guard.policy.deadline),
             line: requester.line.clone(),
             uploaded,
             presence: Some(presence),
@@ -233,10 +236,13 @@ impl Execution {
         });
         let span = tracing::Span::current();
         // Boxed: a task's future is moved about several times until the runtime has it in its place.
-        self.resources.tasks.spawn(tracing::Instrument::instrument(
-            Box::pin(task.run(service, request, reply)),
-            span,
-        ));
+        self.guard
+            .resources
+            .tasks
+            .spawn(tracing::Instrument::instrument(
+                Box::pin(task.run(service, request, reply)),
+                span,
+            ));
         answer.await.unwrap_or_else(|_| {
             // The runtime dropped the task: it is shutting down, and the lease will lapse.
             Reply::Problem(Problem::new(Code::OutcomeUnknown))
@@ -246,23 +252,28 @@ impl Execution {
     /// Enters the request among those in flight here; `Err` where a twin has the record, or has been told whose
     /// it is.
     async fn enter(&self, id: RecordId) -> Result<Presence, Present> {
+        let Resources {
+            in_flight, limits, ..
+        } = &*self.guard.resources;
+        let mut twin = match in_flight.enter(id) {
+            Ok(presence) => return Ok(presence),
+            Err(twin) => twin,
+        };
         let came = Instant::now();
         let entered = async {
             loop {
-                match self.resources.in_flight.enter(id) {
-                    Ok(presence) => return Ok(presence),
-                    Err(twin) => {
-                        if let Some(present) = twin.told(came).await {
-                            return Err(present);
-                        }
-                    }
+                if let Some(present) = twin.told(came).await {
+                    return Err(present);
                 }
+                twin = match in_flight.enter(id) {
+                    Ok(presence) => return Ok(presence),
+                    Err(twin) => twin,
+                };
             }
         };
         // As long as it would wait for the store itself.
-        timeout(self.resources.limits.claim_patience, entered)
-            .await
-            .unwrap_or(Err(IN_FLIGHT_HERE))
+        let entered = timeout(limits.claim_patience, entered).await;
+        entered.unwrap_or(Err(IN_FLIGHT_HERE))
     }
 
     /// Turns what the task said into the client's answer.
@@ -279,9 +290,9 @@ impl Execution {
             Reply::Problem(problem) => return Ok(self.answer_problem(requester, &problem)),
             Reply::Present(present) => present,
         };
-        let present = match (present, self.policy.on_duplicate) {
+        let present = match (present, self.guard.policy.on_duplicate) {
             (Present::InFlight { .. }, OnDuplicate::Wait(limit)) => {
-                match waiting::wait(&self.resources, &requester.id, limit).await {
+                match waiting::wait(&self.guard.resources, &requester.id, limit).await {
                     Some(present) => present,
                     None => {
                         return Ok(self.problem(requester, Outcome::InProgress, &in_progress()));

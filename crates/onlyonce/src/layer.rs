@@ -6,7 +6,7 @@ use std::time::Duration;
 use tower_layer::Layer;
 
 use crate::policy::Policy;
-use crate::resources::{Limits, Resources};
+use crate::resources::{Guard, Limits, Resources};
 use crate::service::Idempotency;
 use crate::store::{SharedStore, Store};
 
@@ -63,6 +63,10 @@ impl<S> Layer<S> for IdempotencyLayer {
     type Service = Idempotency<S>;
 
     fn layer(&self, inner: S) -> Idempotency<S> {
-        Idempotency::new(inner, Arc::clone(&self.policy), Arc::clone(&self.resources))
+        let guard = Guard {
+            policy: Arc::clone(&self.policy),
+            resources: Arc::clone(&self.resources),
+        };
+        Idempotency::new(inner, Arc::new(guard))
     }
 }

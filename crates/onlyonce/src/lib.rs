@@ -43,6 +43,7 @@
 //!
 //! axum's `nest` strips prefixes before inner layers see them: see [`Policy::with_target`].
 
+mod abort;
 pub mod body;
 mod budget;
 pub mod cached;

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::abort::Abort;
 use crate::budget::Budget;
 use crate::in_flight::InFlight;
+use crate::policy::Policy;
 use crate::store::SharedStore;
 
 /// Time for tasks to settle as unknown once drain has given them up.
@@ -59,9 +60,16 @@ pub(crate) struct Resources {
     pub(crate) unsettled: Arc<Semaphore>,
     pub(crate) waiting: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
-    /// Raised when drain gives up on what is still running.
-    pub(crate) abort: CancellationToken,
+    pub(crate) abort: Abort,
     pub(crate) limits: Limits,
+}
+
+/// What the requests of one service share. A server makes a service for each connection or each core: what its
+/// requests count up and down then stays with them, rather than with all the cores.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) resources: Arc<Resources>,
 }
 
 impl Resources {
@@ -75,7 +83,7 @@ impl Resources {
             unsettled: Arc::new(Semaphore::new(limits.unsettled_max)),
             waiting: Arc::new(Semaphore::new(limits.waiting_max)),
             tasks: TaskTracker::new(),
-            abort: CancellationToken::new(),
+            abort: Abort::default(),
             limits,
         }
     }
@@ -86,7 +94,7 @@ impl Resources {
         if tokio::time::timeout(limit, self.tasks.wait()).await.is_ok() {
             return true;
         }
-        self.abort.cancel();
+        self.abort.say();
         if tokio::time::timeout(ABORT_GRACE, self.tasks.wait())
             .await
             .is_err()

@@ -14,16 +14,15 @@ use crate::body::{RequestBody, ResponseBody};
 use crate::execution::{Execution, LogLine, Outcome};
 use crate::future::ResponseFuture;
 use crate::key::IdempotencyKey;
-use crate::policy::{KeyRequirement, Policy};
+use crate::policy::KeyRequirement;
 use crate::problem::{Code, Problem};
-use crate::resources::Resources;
+use crate::resources::Guard;
 
 /// A service whose keyed requests are executed once. Made by [`IdempotencyLayer`](crate::IdempotencyLayer).
 #[derive(Debug, Clone)]
 pub struct Idempotency<S> {
     inner: S,
-    policy: Arc<Policy>,
-    resources: Arc<Resources>,
+    guard: Arc<Guard>,
 }
 
 /// What is done with a request, by its head alone.
@@ -34,16 +33,12 @@ enum Course {
 }
 
 impl<S> Idempotency<S> {
-    pub(crate) const fn new(inner: S, policy: Arc<Policy>, resources: Arc<Resources>) -> Self {
-        Self {
-            inner,
-            policy,
-            resources,
-        }
+    pub(crate) const fn new(inner: S, guard: Arc<Guard>) -> Self {
+        Self { inner, guard }
     }
 
     fn course<B>(&self, request: &Request<B>) -> Course {
-        let policy = &self.policy;
+        let policy = &self.guard.policy;
         if !policy.methods.contains(request.method()) {
             return Course::PassThrough;
         }
@@ -102,15 +97,14 @@ where
         match course {
             Course::Guard(key) => {
                 let execution = Execution {
-                    resources: Arc::clone(&self.resources),
-                    policy: Arc::clone(&self.policy),
+                    guard: Arc::clone(&self.guard),
                     key,
                 };
                 ResponseFuture::guarded(execution.run(service, request))
             }
             Course::Refuse(outcome, problem) => {
                 let method = request.method().clone();
-                let response = self.policy.answer(problem);
+                let response = self.guard.policy.answer(problem);
                 let line = LogLine {
                     record: None,
                     method,

@@ -33,7 +33,7 @@ impl Execution {
             },
             Present::InFlight { .. } => (Outcome::InProgress, in_progress()),
             Present::Unknown { fingerprint, .. }
-                if self.policy.on_unknown == OnUnknown::Reexecute
+                if self.guard.policy.on_unknown == OnUnknown::Reexecute
                     && fingerprint != asked.fingerprint =>
             {
                 (Outcome::Reused, reused())
@@ -70,7 +70,7 @@ impl Execution {
             None => None,
         };
         stored
-            .and_then(|stored| replay(stored, &self.policy))
+            .and_then(|stored| replay(stored, &self.guard.policy))
             .ok_or_else(|| {
                 let problem = Problem::new(Code::ResponseUnavailable).with_detail(
                     "the request with this key was executed, but its response was not kept; \
@@ -86,7 +86,7 @@ impl Execution {
         requester: &Requester,
         encoded: Bytes,
     ) -> Result<Option<StoredResponse>, (Outcome, Problem)> {
-        match recorded::decode(encoded, &self.resources.replayed).await {
+        match recorded::decode(encoded, &self.guard.resources.replayed).await {
             Ok(stored) => Ok(Some(stored)),
             Err(Unread::Damaged(error)) => {
                 tracing::error!(
@@ -126,7 +126,7 @@ impl Execution {
         let problem = problem.clone().with_record(requester.id);
         self.finished(
             requester,
-            self.policy.answer(problem).map(ResponseBody::whole),
+            self.guard.policy.answer(problem).map(ResponseBody::whole),
         )
     }
 
@@ -136,10 +136,10 @@ impl Execution {
         requester: &Requester,
         mut response: Response<T>,
     ) -> Response<T> {
-        if self.policy.echo_key
+        if self.guard.policy.echo_key
             && let Some(key) = &requester.key
         {
-            let name = self.policy.key_header.clone();
+            let name = self.guard.policy.key_header.clone();
             response.headers_mut().insert(name, key.clone());
         }
         response

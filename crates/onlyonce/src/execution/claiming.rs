@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::alarm::Alarm;
 use super::settling::{Backoff, TRY_MAX};
 use crate::evidence::Deadline;
 use crate::resources::Resources;
@@ -22,6 +23,7 @@ pub(super) struct NotClaimed {
 /// Claims, with repeats as long as it is not known what became of the last try.
 pub(super) async fn claim(
     resources: &Resources,
+    alarm: &mut Alarm,
     claim: &Claim,
     deadline: &Deadline,
 ) -> Result<Claimed, NotClaimed> {
@@ -30,10 +32,11 @@ pub(super) async fn claim(
     let mut may_have_applied = false;
     let mut backoff = Backoff::default();
     loop {
-        let error = match timeout_at(give_up, resources.store.claim(claim)).await {
+        let attempt = resources.store.claim(claim);
+        let error = match alarm.limit(&resources.abort, give_up, attempt).await {
             Ok(Ok(claimed)) => return Ok(claimed),
             Ok(Err(error)) => error,
-            Err(elapsed) => StoreError::new(StoreErrorKind::Timeout, elapsed),
+            Err(cut) => StoreError::new(StoreErrorKind::Timeout, cut),
         };
         may_have_applied |= error.may_have_applied();
         let pause = backoff.next();
@@ -69,7 +72,7 @@ pub(super) async fn abandon(resources: Arc<Resources>, claim: Claim) {
     };
     tokio::select! {
         _ = timeout_at(until, released) => {}
-        () = resources.abort.cancelled() => {
+        () = resources.abort.said() => {
             tracing::warn!(record = %claim.id, "a claim of unknown fate is left: its lease will lapse");
         }
     }

@@ -13,8 +13,8 @@ use futures_util::FutureExt;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::time::timeout_at;
 
+use super::alarm::{Alarm, Cut};
 use super::answer::unknown_to_first_caller;
 use super::claiming::{NotClaimed, abandon, claim};
 use super::settling::Held;
@@ -25,16 +25,16 @@ use crate::budget::Reservation;
 use crate::classify::{Verdict, classify};
 use crate::evidence::Deadline;
 use crate::in_flight::Presence;
-use crate::policy::{OnStoreFailure, Policy};
+use crate::policy::OnStoreFailure;
 use crate::problem::{Code, Problem};
 use crate::record::Epoch;
-use crate::resources::Resources;
+use crate::resources::Guard;
 use crate::store::{Claim, Claimed, Settlement};
 
 /// A claimed request's task. Boxed, since each of its methods that waits holds it, one inside the other.
 pub(super) struct Task {
-    pub(super) resources: Arc<Resources>,
-    pub(super) policy: Arc<Policy>,
+    pub(super) guard: Arc<Guard>,
+    pub(super) alarm: Alarm,
     pub(super) claim: Claim,
     pub(super) deadline: Deadline,
     pub(super) line: LogLine,
@@ -70,7 +70,15 @@ impl Task {
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        match claim(&self.resources, &self.claim, &self.deadline).await {
+        let this = &mut *self;
+        match claim(
+            &this.guard.resources,
+            &mut this.alarm,
+            &this.claim,
+            &this.deadline,
+        )
+        .await
+        {
             Ok(Claimed::Acquired(epoch)) => {
                 self.presence.as_ref().inspect(|presence| presence.own());
                 crate::failpoint!("after_claim");
@@ -90,7 +98,7 @@ impl Task {
                 if may_have_applied {
                     self.abandon_in_background();
                 }
-                if self.policy.on_store_failure == OnStoreFailure::Forward {
+                if self.guard.policy.on_store_failure == OnStoreFailure::Forward {
                     let _ = answer.send(self.forward_unguarded(&mut service, request).await);
                 } else {
                     let reply = self.problem(Outcome::StoreUnavailable, store_unavailable(&error));
@@ -101,10 +109,10 @@ impl Task {
     }
 
     fn abandon_in_background(&mut self) {
-        let abandoned = abandon(Arc::clone(&self.resources), self.claim.clone());
+        let abandoned = abandon(Arc::clone(&self.guard.resources), self.claim.clone());
         // The slot goes along: claims of unknown fate are bounded like unsettled ones.
         let slot = self.slot.split(1);
-        self.resources.tasks.spawn(async move {
+        self.guard.resources.tasks.spawn(async move {
             let _slot = slot;
             abandoned.await;
         });
@@ -133,7 +141,7 @@ impl Task {
     }
 
     async fn forward<S, B, R>(
-        self: Box<Self>,
+        mut self: Box<Self>,
         epoch: Epoch,
         mut service: S,
         mut request: Request<RequestBody<B>>,
@@ -146,7 +154,8 @@ impl Task {
     {
         // A clone is made ready only now: one made earlier might have held a permit through the upload.
         let ready = AssertUnwindSafe(poll_fn(|cx| service.poll_ready(cx))).catch_unwind();
-        match timeout_at(self.deadline.start_by(), ready).await {
+        let (abort, start_by) = (&self.guard.resources.abort, self.deadline.start_by());
+        match self.alarm.limit(abort, start_by, ready).await {
             Ok(Ok(Ok(()))) if self.may_start() => {}
             Ok(Ok(Err(error))) => {
                 self.line.write(Outcome::Released, FAILED);
@@ -165,21 +174,20 @@ impl Task {
         request.extensions_mut().insert(self.deadline);
         request.extensions_mut().insert(self.claim.id);
         let called = AssertUnwindSafe(async { service.call(request).await }).catch_unwind();
-        let ended = tokio::select! {
-            called = timeout_at(self.deadline.end(), called) => match called {
-                Ok(Ok(Ok(response))) => return self.answered(epoch, response, answer).await,
-                Ok(Ok(Err(error))) => Ended::Failed(error),
-                Ok(Err(panic)) => Ended::Panicked(panic),
-                Err(_elapsed) => Ended::TimedOut,
-            },
-            () = self.resources.abort.clone().cancelled_owned() => Ended::GivenUp,
+        let (abort, end) = (&self.guard.resources.abort, self.deadline.end());
+        let ended = match self.alarm.limit(abort, end, called).or_aborted().await {
+            Ok(Ok(Ok(response))) => return self.answered(epoch, response, answer).await,
+            Ok(Ok(Err(error))) => Ended::Failed(error),
+            Ok(Err(panic)) => Ended::Panicked(panic),
+            Err(Cut::Elapsed) => Ended::TimedOut,
+            Err(Cut::Aborted) => Ended::GivenUp,
         };
         self.unknown(epoch, ended, answer).await;
     }
 
     /// The last look before the service is called.
     fn may_start(&self) -> bool {
-        self.deadline.may_start() && !self.resources.abort.is_cancelled()
+        self.deadline.may_start() && !self.guard.resources.abort.is_said()
     }
 
     /// An answer of our own. Logged here, for the client may have left.
@@ -237,7 +245,7 @@ impl Task {
         crate::failpoint!("after_forward");
         self.uploaded.give_back();
         let (mut parts, body) = response.into_parts();
-        let (settlement, outcome) = match classify(&mut parts, &self.policy.statuses) {
+        let (settlement, outcome) = match classify(&mut parts, &self.guard.policy.statuses) {
             Verdict::Keep => return self.keep(epoch, parts, body, answer).await,
             Verdict::Release => (Settlement::Released, Outcome::Released),
             Verdict::Unknown => (Settlement::Unknown, Outcome::Unknown),

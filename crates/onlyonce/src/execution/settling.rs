@@ -11,8 +11,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::forwarding::Task;
+use crate::in_flight::Presence;
 use crate::record::Epoch;
-use crate::store::{Settled, Settlement, Store};
+use crate::resources::Resources;
+use crate::store::{Settled, Settlement, Store, StoreError};
 
 /// The longest one try may take, whatever time-outs the store has of its own.
 pub(super) const TRY_MAX: Duration = Duration::from_secs(10);
@@ -49,6 +51,21 @@ pub(super) enum Held {
     Late,
 }
 
+impl From<Settled> for Held {
+    fn from(settled: Settled) -> Self {
+        match settled {
+            Settled::Done => Self::Settled,
+            Settled::Stale => Self::Stale,
+        }
+    }
+}
+
+/// The first try to settle, once it did not go well at once.
+enum First<A> {
+    Pending(A),
+    Failed(StoreError),
+}
+
 impl Task {
     /// Settles, and calls `deliver` as soon as it is settled or the hold is over, whichever comes first.
     /// Returns when the store has answered, or when drain gives up.
@@ -59,41 +76,73 @@ impl Task {
         deliver: impl FnOnce(Held) -> T,
     ) -> T {
         crate::failpoint!("before_settle");
+        let begun = Instant::now();
+        let Resources {
+            store,
+            abort,
+            limits,
+            ..
+        } = &*self.guard.resources;
+        let hold_end = begun + limits.settle_hold;
+        let mut attempt = std::pin::pin!(store.settle(&self.claim, epoch, settlement));
+        let until = hold_end.min(begun + TRY_MAX);
+        let tried = self.alarm.limit(abort, until, attempt.as_mut());
+        let first = match tried.or_aborted().await {
+            Ok(Ok(settled)) => {
+                crate::failpoint!("after_settle");
+                // The twins that wait here look at the record only once it says so.
+                drop(self.presence.take());
+                return deliver(settled.into());
+            }
+            Ok(Err(error)) => First::Failed(error),
+            Err(_cut) => First::Pending(attempt),
+        };
+        let presence = self.presence.take();
+        let settled = self.settled(epoch, settlement, begun, first);
+        // Boxed: it is large, and hardly ever needed.
+        Box::pin(self.hold(hold_end, presence, settled, deliver)).await
+    }
+
+    /// Waits for a settlement that takes its time, and delivers before its end where that must be.
+    async fn hold<T>(
+        &self,
+        end: Instant,
+        presence: Option<Presence>,
+        settled: impl Future<Output = Option<Settled>>,
+        deliver: impl FnOnce(Held) -> T,
+    ) -> T {
         let lease_end = self.deadline.end() + crate::store::operator::LEASE_MARGIN;
-        let hold = self.resources.limits.settle_hold;
-        let mut presence = self.presence.take();
-        let mut settled = std::pin::pin!(self.settled(epoch, settlement));
-        if let Ok(settled) = timeout(hold, &mut settled).await {
+        let mut settled = std::pin::pin!(settled);
+        if let Ok(settled) = timeout_at(end, &mut settled).await {
             crate::failpoint!("after_settle");
-            // The twins that wait here look at the record only once it says so.
-            drop(presence.take());
-            return deliver(match settled {
-                Some(Settled::Done) => Held::Settled,
-                Some(Settled::Stale) => Held::Stale,
-                None => Held::Late,
-            });
+            drop(presence);
+            return deliver(settled.map_or(Held::Late, Held::from));
         }
         tracing::warn!(record = %self.claim.id, "the store is slow to settle; the response goes out");
         let delivered = deliver(Held::Late);
         if timeout_at(lease_end, &mut settled).await.is_err() {
-            drop(presence.take());
+            drop(presence);
             settled.await;
         }
         delivered
     }
 
-    /// Settles, trying until the store has answered, retention is over, or drain gives up (`None`).
-    fn settled(
+    /// Goes on settling, until the store has answered, retention is over, or drain gives up (`None`).
+    async fn settled(
         &self,
         epoch: Epoch,
         settlement: &Settlement,
-    ) -> impl Future<Output = Option<Settled>> + Send {
-        let until = Instant::now() + self.claim.retention;
-        let tries = async move {
+        begun: Instant,
+        first: First<impl Future<Output = Result<Settled, StoreError>>>,
+    ) -> Option<Settled> {
+        let tries = async {
+            let mut tried = match first {
+                First::Pending(attempt) => timeout_at(begun + TRY_MAX, attempt).await,
+                First::Failed(error) => Ok(Err(error)),
+            };
             let mut backoff = Backoff::default();
             loop {
-                let attempt = self.resources.store.settle(&self.claim, epoch, settlement);
-                match timeout(TRY_MAX, attempt).await {
+                match tried {
                     Ok(Ok(settled)) => return settled,
                     Ok(Err(error)) => tracing::warn!(
                         record = %self.claim.id,
@@ -106,19 +155,20 @@ impl Task {
                     ),
                 }
                 sleep(backoff.next()).await;
+                let store = &self.guard.resources.store;
+                tried = timeout(TRY_MAX, store.settle(&self.claim, epoch, settlement)).await;
             }
         };
-        async move {
-            tokio::select! {
-                settled = timeout_at(until, tries) => settled.ok(),
-                () = self.gave_up() => None,
-            }
+        tokio::select! {
+            settled = timeout_at(begun + self.claim.retention, tries) => settled.ok(),
+            () = self.gave_up() => None,
         }
     }
 
     /// Resolves a while after drain has given up: time for one settlement.
     async fn gave_up(&self) {
-        self.resources.abort.cancelled().await;
-        sleep(self.resources.limits.settle_hold).await;
+        let Resources { abort, limits, .. } = &*self.guard.resources;
+        abort.said().await;
+        sleep(limits.settle_hold).await;
     }
 }

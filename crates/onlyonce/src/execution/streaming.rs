@@ -14,7 +14,6 @@ use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
-use tokio::time::timeout_at;
 
 use super::answer::unknown_to_first_caller;
 use super::forwarding::Task;
@@ -46,8 +45,11 @@ impl Task {
         R::Error: Into<BoxError>,
     {
         let status = parts.status;
-        let kept = self.policy.response_headers.record(&parts.headers);
-        let mut capture = Capture::new(self.policy.response_bytes_max, &self.resources.captured);
+        let kept = self.guard.policy.response_headers.record(&parts.headers);
+        let mut capture = Capture::new(
+            self.guard.policy.response_bytes_max,
+            &self.guard.resources.captured,
+        );
         if has_no_body(&self.line.method, &parts, &body) {
             return self.keep_head(epoch, parts, answer).await;
         }
@@ -89,7 +91,7 @@ impl Task {
     ) {
         let stored = StoredResponse {
             status: parts.status,
-            headers: self.policy.response_headers.record(&parts.headers),
+            headers: self.guard.policy.response_headers.record(&parts.headers),
             body: Some(Bytes::new()),
         };
         let line = self.line.clone();
@@ -109,7 +111,7 @@ impl Task {
 
     /// Reads the upstream's body to its end, or to the deadline.
     async fn stream<R>(
-        &self,
+        &mut self,
         body: R,
         exact: Option<u64>,
         writer: &Writer,
@@ -121,21 +123,18 @@ impl Task {
     {
         // Boxed where it arises: the body's own error need not be `Send`.
         let mut body = std::pin::pin!(body.map_err(Into::<BoxError>::into));
+        let (abort, end) = (&self.guard.resources.abort, self.deadline.end());
         let mut held = Vec::new();
         let mut length = 0;
         let clean = loop {
             let next = AssertUnwindSafe(body.frame()).catch_unwind();
-            let next = tokio::select! {
-                next = timeout_at(self.deadline.end(), next) => next,
-                () = self.resources.abort.cancelled() => break Err("the service is stopping".into()),
-            };
-            let frame = match next {
+            let frame = match self.alarm.limit(abort, end, next).or_aborted().await {
                 Ok(Ok(Some(Ok(frame)))) => frame,
                 Ok(Ok(Some(Err(error)))) => break Err(error),
                 Ok(Ok(None)) if exact.is_none_or(|exact| exact == length) => break Ok(()),
                 Ok(Ok(None)) => break Err("the response is shorter than its length says".into()),
                 Ok(Err(_panic)) => break Err("the response's body panicked".into()),
-                Err(elapsed) => break Err(elapsed.into()),
+                Err(cut) => break Err(cut.into()),
             };
             if let Some(data) = frame.data_ref() {
                 length += u64::try_from(data.len()).unwrap_or(u64::MAX);
@@ -149,12 +148,11 @@ impl Task {
                 continue;
             }
             writer.push(frame);
-            if capture.is_over()
-                && timeout_at(self.deadline.end(), writer.room())
-                    .await
-                    .is_err()
-            {
-                break Err("the client read too slowly".into());
+            if capture.is_over() {
+                let room = self.alarm.limit(abort, end, writer.room());
+                if room.await.is_err() {
+                    break Err("the client read too slowly".into());
+                }
             }
         };
         End { clean, held }

@@ -9,11 +9,13 @@ use http::header::{CONTENT_LENGTH, EXPECT, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http_body::Body;
 use http_body_util::BodyExt;
+use tokio::time::Instant;
 
+use super::alarm::Alarm;
 use crate::BoxError;
-use crate::budget::{Budget, Reservation};
-use crate::policy::Policy;
+use crate::budget::Reservation;
 use crate::problem::{Code, Problem};
+use crate::resources::Guard;
 
 /// A body in memory, and what it takes of the memory that all may use.
 pub(super) struct Upload {
@@ -26,8 +28,8 @@ pub(super) struct Upload {
 /// The limit on the whole is for those who send nearly everything and then a byte now and then: each holds
 /// memory that all uploads share.
 pub(super) async fn read<B>(
-    policy: &Policy,
-    budget: &Budget,
+    guard: &Guard,
+    alarm: &mut Alarm,
     headers: &HeaderMap,
     body: B,
 ) -> Result<Upload, Problem>
@@ -35,40 +37,27 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    tokio::time::timeout(
-        policy.body_total_max,
-        read_all(policy, budget, headers, body),
-    )
-    .await
-    .unwrap_or_else(|_elapsed| Err(Problem::new(Code::BodyTimeout)))
-}
-
-async fn read_all<B>(
-    policy: &Policy,
-    budget: &Budget,
-    headers: &HeaderMap,
-    body: B,
-) -> Result<Upload, Problem>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
+    let (policy, abort) = (&guard.policy, &guard.resources.abort);
     let limit = policy.request_bytes_max;
     // Refused by what it declares, before `100 Continue` invites it to send.
-    if declared_length(headers, &body).is_some_and(|length| length > as_u64(limit)) {
+    let declared = declared_length(headers, &body);
+    if declared > as_u64(limit) {
         return Err(too_large(limit));
     }
     let mut body = std::pin::pin!(body);
-    let mut reserved = budget.reservation();
-    let mut first = Bytes::new();
-    let mut whole = BytesMut::new();
-    loop {
-        let frame = match tokio::time::timeout(policy.body_idle_max, body.frame()).await {
+    let mut reserved = guard.resources.uploaded.reservation();
+    let mut pieces = Pieces::default();
+    let mut came = Instant::now();
+    let end = came + policy.body_total_max;
+    while !body.is_end_stream() {
+        let until = end.min(came + policy.body_idle_max);
+        let frame = match alarm.limit(abort, until, body.frame()).await {
             Ok(Some(Ok(frame))) => frame,
             Ok(None) => break,
             Ok(Some(Err(error))) => return Err(broken(error.into())),
-            Err(_elapsed) => return Err(Problem::new(Code::BodyTimeout)),
+            Err(_cut) => return Err(Problem::new(Code::BodyTimeout)),
         };
+        came = Instant::now();
         let Ok(data) = frame.into_data() else {
             continue;
         };
@@ -79,20 +68,45 @@ where
             return Err(Problem::new(Code::StoreUnavailable)
                 .with_detail("too many uploads are under way; nothing was executed"));
         }
-        // A body that comes in one piece, as most do, is not copied.
-        if first.is_empty() && whole.is_empty() {
-            first = data;
-        } else {
-            whole.extend_from_slice(&std::mem::take(&mut first));
-            whole.extend_from_slice(&data);
-        }
+        pieces.push(data, declared);
     }
-    let bytes = if first.is_empty() {
-        whole.freeze()
-    } else {
-        first
-    };
-    Ok(Upload { bytes, reserved })
+    Ok(Upload {
+        bytes: pieces.whole(),
+        reserved,
+    })
+}
+
+/// A body as it comes. In one piece, as most do, it is not copied.
+#[derive(Default)]
+struct Pieces {
+    first: Bytes,
+    joined: BytesMut,
+}
+
+impl Pieces {
+    /// Adds a piece of a body of which at least `declared` bytes are expected.
+    fn push(&mut self, piece: Bytes, declared: u64) {
+        if self.first.is_empty() && self.joined.is_empty() {
+            self.first = piece;
+            return;
+        }
+        if self.joined.is_empty() {
+            let known = self.first.len() + piece.len();
+            // Within the limit on bodies; what is not filled costs address space, not memory.
+            let declared = usize::try_from(declared).unwrap_or(known);
+            self.joined.reserve(declared.max(known));
+            self.joined
+                .extend_from_slice(&std::mem::take(&mut self.first));
+        }
+        self.joined.extend_from_slice(&piece);
+    }
+
+    fn whole(self) -> Bytes {
+        if self.joined.is_empty() {
+            return self.first;
+        }
+        self.joined.freeze()
+    }
 }
 
 /// The request's head once its body is in memory: framing by length, no expectation, no upgrade.
@@ -106,11 +120,11 @@ pub(super) fn buffered_head(parts: &mut Parts, length: usize) {
     }
 }
 
-fn declared_length<B: Body>(headers: &HeaderMap, body: &B) -> Option<u64> {
+fn declared_length<B: Body>(headers: &HeaderMap, body: &B) -> u64 {
     let header = headers
         .get(CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse().ok());
-    header.max(Some(body.size_hint().lower()))
+    header.unwrap_or(0).max(body.size_hint().lower())
 }
 
 fn too_large(limit: usize) -> Problem {
