@@ -55,7 +55,6 @@ use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use onlyonce::classify::OUTCOME;
 use onlyonce::{BoxError, Deadline, RecordId};
@@ -64,7 +63,7 @@ pub use self::body::{ForwardBody, ForwardBodyError};
 pub use self::settings::{ForwardSettings, HostPolicy, InvalidUpstream, Upstream};
 pub use self::tls::TlsError;
 
-use self::body::Reuse;
+use self::body::Source;
 use self::connection::{Answered, SendError};
 use self::dial::Dialer;
 use self::failure::{Asked, Failure};
@@ -224,16 +223,15 @@ impl Inner {
         limits.watch(&body);
         request_head::frame(&mut parts, &body);
 
-        let is_upload_over = body.is_whole();
         let request = Request::from_parts(parts, body);
         let answered = self.exchange(request, &limits).await?;
         if answered.0.status() == StatusCode::SWITCHING_PROTOCOLS {
             return match protocol {
-                Some(_) => self.switch(answered.0, client_upgrade),
+                Some(_) => self.switch(answered, client_upgrade),
                 None => Err(InvalidResponse::UnsolicitedUpgrade.into()),
             };
         }
-        self.pass_on(answered, is_upload_over, &limits)
+        self.pass_on(answered, &limits)
     }
 
     /// Gets a response: on a connection at hand, or, if nothing could be sent there, on a new one.
@@ -267,7 +265,6 @@ impl Inner {
     fn pass_on(
         &self,
         (response, connection): Answered,
-        is_upload_over: bool,
         limits: &Limits,
     ) -> Result<Response<ForwardBody>, Failure> {
         let (mut parts, incoming) = response.into_parts();
@@ -280,15 +277,22 @@ impl Inner {
                 parts.headers.append(OUTCOME, word);
             }
         }
-        let reuse = connection.map(|connection| Reuse {
+        let source = Source {
             connection,
             pool: Arc::clone(&self.pool),
             keep: received.keep,
-            is_upload_over,
-        });
+        };
+        let source = match limits.is_upload_over() {
+            true => Some(source),
+            // A client may well read nothing before it has sent all.
+            false => {
+                source.drive_apart();
+                None
+            }
+        };
         let body = ForwardBody::streamed(
             incoming,
-            reuse,
+            source,
             self.settings.idle_timeout,
             limits.end,
             received.hop_by_hop,
@@ -299,7 +303,7 @@ impl Inner {
     /// Passes a 101 on, and from then on bytes.
     fn switch(
         &self,
-        mut response: Response<Incoming>,
+        (mut response, connection): Answered,
         client: OnUpgrade,
     ) -> Result<Response<ForwardBody>, Failure> {
         let upstream = hyper::upgrade::on(&mut response);
@@ -312,6 +316,7 @@ impl Inner {
         parts
             .headers
             .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        connection.hand_over();
         self.tunnels.open(client, upstream);
         Ok(Response::from_parts(parts, ForwardBody::from(Bytes::new())))
     }

@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::connection::Connection;
+use super::connection::{Connection, unheard};
 use super::pool::Pool;
 
 /// A response's body: streamed from the upstream, or one of our own.
@@ -29,7 +29,10 @@ enum Kind {
 
 struct Streamed {
     incoming: Incoming,
-    reuse: Option<Reuse>,
+    /// None once the body has ended, or where somebody else drives the connection.
+    source: Option<Source>,
+    /// What it broke off with, if that was not told yet.
+    broken: Option<hyper::Error>,
     idle_max: Duration,
     end: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -38,14 +41,11 @@ struct Streamed {
     hop_by_hop: Vec<HeaderName>,
 }
 
-/// What becomes of the connection when the body has ended.
-pub(crate) struct Reuse {
+/// The connection that a body arrives on, and what becomes of it when the body has ended.
+pub(crate) struct Source {
     pub(crate) connection: Connection,
     pub(crate) pool: Arc<Pool>,
     pub(crate) keep: Duration,
-    /// Whether the whole request is known to have been handed over. If not, the client may still be
-    /// sending, for as long as it likes.
-    pub(crate) is_upload_over: bool,
 }
 
 /// Why a response's body did not end cleanly.
@@ -63,20 +63,21 @@ pub enum ForwardBodyError {
 impl ForwardBody {
     pub(crate) fn streamed(
         incoming: Incoming,
-        reuse: Option<Reuse>,
+        source: Option<Source>,
         idle_max: Duration,
         end: Option<Instant>,
         hop_by_hop: Vec<HeaderName>,
     ) -> Self {
         if incoming.is_end_stream() {
-            if let Some(reuse) = reuse {
-                reuse.give_back();
+            if let Some(source) = source {
+                source.give_back();
             }
             return Self(Kind::Own(None));
         }
         Self(Kind::Upstream(Box::new(Streamed {
             incoming,
-            reuse,
+            source,
+            broken: None,
             idle_max,
             end,
             timer: None,
@@ -129,9 +130,12 @@ impl Streamed {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ForwardBodyError>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(ForwardBodyError::Broken(error))));
+        }
+        let Poll::Ready(frame) = self.poll_incoming(cx) else {
             ready!(self.poll_timer(cx));
-            self.reuse = None;
+            self.source = None;
             return Poll::Ready(Some(Err(ForwardBodyError::Timeout)));
         };
         self.is_armed = false;
@@ -143,14 +147,35 @@ impl Streamed {
                 Poll::Ready(Some(Ok(self.clean(frame))))
             }
             Some(Err(error)) => {
-                self.reuse = None;
-                Poll::Ready(Some(Err(ForwardBodyError::Broken(error))))
+                self.source = None;
+                // What came before it is to reach the client: whoever passes that on gets a turn to do so.
+                self.broken = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
             None => {
                 self.give_back();
                 Poll::Ready(None)
             }
         }
+    }
+
+    fn poll_incoming(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut incoming = Pin::new(&mut self.incoming);
+        let Some(source) = &mut self.source else {
+            return incoming.poll_frame(cx);
+        };
+        // Small bodies are here already: they came with the head. To be told that there is room for more
+        // is no use: if more is wanted, we ask for it.
+        source.connection.hush();
+        if let Poll::Ready(frame) = incoming.as_mut().poll_frame(&mut unheard()) {
+            return Poll::Ready(frame);
+        }
+        source.connection.drive(cx);
+        incoming.poll_frame(&mut unheard())
     }
 
     /// Ready when the body has paused too long. The timer is touched only where the body has to wait.
@@ -171,8 +196,8 @@ impl Streamed {
     }
 
     fn give_back(&mut self) {
-        if let Some(reuse) = self.reuse.take() {
-            reuse.give_back();
+        if let Some(source) = self.source.take() {
+            source.give_back();
         }
     }
 
@@ -194,21 +219,23 @@ impl Streamed {
     }
 }
 
-impl Reuse {
+impl Source {
     fn give_back(self) {
-        let Self {
-            mut connection,
-            pool,
-            keep,
-            is_upload_over,
-        } = self;
-        if is_upload_over {
-            // hyper needs a moment more; whoever sends next gives it that.
-            return pool.check_in(connection, keep);
+        match self.connection.is_ready() {
+            true => {
+                // It is nobody's now: a task that has ended is not to be kept in memory by it either.
+                self.connection.hush();
+                self.pool.check_in(self.connection, self.keep);
+            }
+            false => self.drive_apart(),
         }
+    }
+
+    /// Drives the connection until the exchange is over on both sides, and then gives it back.
+    pub(crate) fn drive_apart(mut self) {
         tokio::spawn(async move {
-            if connection.becomes_ready().await {
-                pool.check_in(connection, keep);
+            if self.connection.becomes_ready().await {
+                self.pool.check_in(self.connection, self.keep);
             }
         });
     }

@@ -1,37 +1,54 @@
 //! One connection to the upstream, and what sending on it tells.
+//!
+//! hyper splits a connection in two: a sender, and a future that does all the work and is usually spawned.
+//! Here both stay together, and whoever needs the connection polls that future itself: the request that
+//! waits for its response, then the response's body. A request is then one task that wakes when its
+//! upstream has answered, instead of two that hand each other the request and the response.
+//!
+//! Hazards: a connection that nobody drives stands still. While it is idle that is what it should do; the
+//! pool looks after it. One whose upload goes on behind its response is driven by a task of its own.
+//!
+//! What goes through hyper's channels, it wakes the other side for, which is ourselves, and a turn for
+//! nothing. So we ask them with a waker that wakes nobody, for only driving fills them; and what hyper
+//! waits with is a [`Bell`] of the connection's own, that rings for nobody while we hand something over.
 
-use std::convert::Infallible;
-use std::future::poll_fn;
-use std::pin::pin;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
-use tokio::sync::oneshot;
+use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
+use tracing::debug;
 
 use super::limits::{Limits, RanOut};
 use super::outgoing::Outgoing;
 use super::wire::Wire;
 use crate::alarm::Alarm;
 
-/// A connection that carries one request at a time.
-#[derive(Debug)]
+/// A connection that carries one request at a time. Dropping it closes it, whatever it is doing.
 pub(crate) struct Connection {
     sender: SendRequest<Outgoing>,
+    /// None once the connection has ended.
+    driver: Option<Driver>,
+    bell: Arc<Bell>,
+    /// The bell, as hyper gets it. Always the same one, so that it need not be registered anew.
+    waker: Waker,
     wire: Arc<Wire>,
-    ended: Ended,
     alarm: Alarm,
 }
 
-/// Fails when the task that drives the connection is over and everything of it is dropped.
-pub(crate) type Ended = oneshot::Receiver<Infallible>;
+/// hyper's side of a connection: reads and writes when polled, over when the connection is.
+pub(crate) type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
-/// A response's head, and the connection on which its body arrives, unless that has ended already.
-pub(crate) type Answered = (Response<Incoming>, Option<Connection>);
+/// A response's head, and the connection on which its body arrives.
+pub(crate) type Answered = (Response<Incoming>, Connection);
 
 /// Why a request got no response. Whether it may have been executed is the difference that counts.
 #[derive(Debug)]
@@ -61,34 +78,94 @@ pub(crate) enum NotSent {
 const READY_WITHIN: Duration = Duration::from_millis(50);
 
 impl Connection {
-    pub(crate) fn new(sender: SendRequest<Outgoing>, wire: Arc<Wire>, ended: Ended) -> Self {
+    pub(crate) fn new(sender: SendRequest<Outgoing>, driver: Driver, wire: Arc<Wire>) -> Self {
+        let bell = Arc::new(Bell::default());
         Self {
             sender,
+            driver: Some(driver),
+            waker: Arc::clone(&bell).into(),
+            bell,
             wire,
-            ended,
             alarm: Alarm::default(),
         }
     }
 
-    /// Whether there is no use in sending anything more.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+    /// Reads and writes what can be; `cx` is woken when more can.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+        self.bell.0.register(cx.waker());
+        self.turn();
     }
 
-    /// Waits until the previous exchange is over on both sides; false if the connection is over instead.
+    fn turn(&mut self) {
+        let mut cx = Context::from_waker(&self.waker);
+        if let Some(driver) = &mut self.driver
+            && let Poll::Ready(ended) = driver.as_mut().poll(&mut cx)
+        {
+            // With it goes hyper's end of the channels: a request that is still queued comes back.
+            self.driver = None;
+            if let Err(error) = ended {
+                debug!(%error, "upstream connection ended");
+            }
+        }
+    }
+
+    /// Whether an idle connection is still of use, as far as the runtime has learned by now.
+    pub(crate) fn is_open(&mut self) -> bool {
+        self.turn();
+        self.driver.is_some()
+    }
+
+    /// Wakes nobody until it is driven again.
+    pub(crate) fn hush(&self) {
+        drop(self.bell.0.take());
+    }
+
+    /// Whether the previous exchange is over on both sides, and another can begin.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.driver.is_some() && self.sender.is_ready()
+    }
+
+    fn poll_ready(&mut self) -> Poll<hyper::Result<()>> {
+        self.sender.poll_ready(&mut unheard())
+    }
+
+    /// Drives until the previous exchange is over on both sides; false if the connection is over instead.
     pub(crate) async fn becomes_ready(&mut self) -> bool {
-        self.sender.ready().await.is_ok()
+        poll_fn(|cx| {
+            self.drive(cx);
+            self.poll_ready().map(|ready| ready.is_ok())
+        })
+        .await
+    }
+
+    /// Ends an idle connection in good order: under TLS its peer is told.
+    pub(crate) fn end(self) {
+        let Self { sender, driver, .. } = self;
+        drop(sender);
+        if let Some(mut driver) = driver {
+            // One turn is enough, since nothing else waits to be written. If not, closing has to do.
+            let _ = driver.as_mut().poll(&mut unheard());
+        }
+    }
+
+    /// Hands the connection over to the protocol that was switched to.
+    pub(crate) fn hand_over(self) {
+        if let Some(driver) = self.driver {
+            tokio::spawn(driver);
+        }
     }
 
     /// Waits until a request can be sent; not for long. Returns why none can.
     async fn wait_until_ready(&mut self) -> Option<NotSent> {
-        let mut due = None;
-        poll_fn(|cx| match self.sender.poll_ready(cx) {
-            Poll::Ready(Ok(())) => Poll::Ready(None),
-            Poll::Ready(Err(error)) => Poll::Ready(Some(NotSent::Ended(error))),
-            Poll::Pending => {
-                let due = *due.get_or_insert_with(|| Instant::now() + READY_WITHIN);
-                self.alarm.poll(due, cx).map(|()| Some(NotSent::Busy))
+        if let Poll::Ready(ready) = self.poll_ready() {
+            return ready.err().map(NotSent::Ended);
+        }
+        let due = Instant::now() + READY_WITHIN;
+        poll_fn(|cx| {
+            self.drive(cx);
+            match self.poll_ready() {
+                Poll::Ready(ready) => Poll::Ready(ready.err().map(NotSent::Ended)),
+                Poll::Pending => self.alarm.poll(due, cx).map(|()| Some(NotSent::Busy)),
             }
         })
         .await
@@ -104,49 +181,62 @@ impl Connection {
             let message = Some(Box::new(request));
             return Err(SendError::NotSent { reason, message });
         }
-        let Self {
-            mut sender,
-            wire,
-            mut ended,
-            mut alarm,
-        } = self;
-        let mark = wire.begin(limits.first_write_by);
-        let mut answer = pin!(sender.try_send_request(request));
-        let (outcome, sender) = tokio::select! {
-            // A response that is here when time runs out is a response.
-            biased;
-            outcome = answer.as_mut() => (outcome, Some(sender)),
-            ran_out = poll_fn(|cx| limits.poll_run_out(&mut alarm, cx)) => {
-                return Err(SendError::RanOut(ran_out));
+        let mark = self.wire.begin(limits.first_write_by);
+        self.hush();
+        // Unconstrained: were its turn's budget used up, it would wake nobody for another.
+        let mut answer = pin!(unconstrained(self.sender.try_send_request(request)));
+        let outcome = poll_fn(|cx| {
+            self.drive(cx);
+            match answer.as_mut().poll(&mut unheard()) {
+                // A response that is here when time runs out is a response; a failure then is not news.
+                Poll::Ready(Ok(response)) => Poll::Ready(Ok(Ok(response))),
+                answer => match limits.poll_run_out(&mut self.alarm, cx) {
+                    Poll::Ready(ran_out) => Poll::Ready(Err(ran_out)),
+                    Poll::Pending => answer.map(Ok),
+                },
             }
-            Err(_) = &mut ended => {
-                // A request that was put into the queue in the very moment in which the other end left
-                // stays there for as long as our end exists, and nobody would ever answer.
-                drop(sender);
-                (answer.await, None)
-            }
-        };
-        match outcome {
-            Ok(response) => {
-                let connection = sender.map(|sender| Self {
-                    sender,
-                    wire,
-                    ended,
-                    alarm,
-                });
-                Ok((response, connection))
-            }
+        });
+        match outcome.await.map_err(SendError::RanOut)? {
+            Ok(response) => Ok((response, self)),
             Err(mut failed) => {
                 let message = failed.take_message().map(Box::new);
                 let error = failed.into_error();
                 // Sealed even if hyper gave the message back: nothing more is to be sent here.
-                if wire.seal_if_untouched(mark) | message.is_some() {
+                if self.wire.seal_if_untouched(mark) | message.is_some() {
                     let reason = NotSent::Ended(error);
                     return Err(SendError::NotSent { reason, message });
                 }
                 Err(SendError::Broken(error))
             }
         }
+    }
+}
+
+/// Whom to wake when the connection can go on: the task that drove it last.
+#[derive(Default)]
+struct Bell(AtomicWaker);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.wake();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.wake();
+    }
+}
+
+/// For what becomes ready by driving alone: whoever drives asks again anyway.
+pub(crate) fn unheard() -> Context<'static> {
+    Context::from_waker(Waker::noop())
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("is_open", &self.driver.is_some())
+            .field("wire", &self.wire)
+            .finish_non_exhaustive()
     }
 }
 
@@ -159,14 +249,11 @@ pub(crate) struct Idle {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-    use std::pin::Pin;
-    use std::task::{Context, Waker};
-
     use bytes::Bytes;
     use hyper::client::conn::http1;
     use hyper_util::rt::TokioIo;
     use onlyonce::Deadline;
+    use std::io;
     use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
     use super::super::wire::{Arrival, CountedIo, Look};
@@ -221,16 +308,11 @@ mod tests {
     async fn send(takes: usize, fails: bool, limit: Duration) -> SendError {
         let wire = Wire::new(false);
         let io = CountedIo::new(Socket { takes, fails }, Arc::clone(&wire));
-        let (sender, connection) = http1::handshake(TokioIo::new(io)).await.unwrap();
-        let (guard, ended) = oneshot::channel();
-        tokio::spawn(async move {
-            let _guard = guard;
-            drop(connection.await);
-        });
+        let (sender, driver) = http1::handshake(TokioIo::new(io)).await.unwrap();
         let body = Outgoing::Whole(Bytes::from("a=1"));
         let request = Request::post("/").header("host", "a").body(body).unwrap();
         let limits = Limits::guarded(Deadline::after(limit));
-        let connection = Connection::new(sender, wire, ended);
+        let connection = Connection::new(sender, Box::pin(driver), wire);
         connection
             .send(request, &limits)
             .await
@@ -271,36 +353,43 @@ mod tests {
         assert!(matches!(error, SendError::NotSent { .. }), "{error:?}");
     }
 
-    /// The harmless side of the race with a task that ends; `sockets::idle_race` runs the other.
-    #[tokio::test]
-    async fn a_connection_whose_task_has_ended_takes_no_request() {
+    /// A driver that asks hyper for a request `turns` times, so that the sender believes in a reader, and
+    /// then is gone.
+    async fn gone_after(turns: usize) -> SendError {
         let wire = Wire::new(false);
-        let io = CountedIo::new(
-            Socket {
-                takes: 0,
-                fails: true,
-            },
-            Arc::clone(&wire),
-        );
-        let (sender, connection) = http1::handshake(TokioIo::new(io)).await.unwrap();
-        let (guard, ended) = oneshot::channel();
-        let mut connection = Box::pin(connection);
-        // Asks once for a request, so that the sender believes in a reader, and then is gone.
-        let _ = connection
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()));
-        drop(connection);
-        drop(guard);
+        let socket = Socket {
+            takes: 0,
+            fails: true,
+        };
+        let io = CountedIo::new(socket, Arc::clone(&wire));
+        let (sender, driver) = http1::handshake(TokioIo::new(io)).await.unwrap();
+        let mut driver = Some(Box::pin(driver));
+        let mut turns = turns;
+        let driver = poll_fn(move |cx| {
+            if turns == 0 {
+                driver = None;
+                return Poll::Ready(Ok(()));
+            }
+            turns -= 1;
+            driver.as_mut().unwrap().as_mut().poll(cx)
+        });
         let body = Outgoing::Whole(Bytes::from("a=1"));
         let request = Request::post("/").header("host", "a").body(body).unwrap();
-        let connection = Connection::new(sender, wire, ended);
-        let sent = connection
+        let sent = Connection::new(sender, Box::pin(driver), wire)
             .send(request, &Limits::guarded(Deadline::after(LONG)))
             .await;
-        let error = sent.map(drop).unwrap_err();
-        let SendError::NotSent { message, .. } = error else {
-            panic!("{error:?}");
-        };
-        assert!(message.is_some());
+        sent.map(drop).unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_gives_its_request_back() {
+        // Before the request was queued, and while it was.
+        for turns in [0, 1] {
+            let error = gone_after(turns).await;
+            let SendError::NotSent { message, .. } = error else {
+                panic!("{error:?}");
+            };
+            assert!(message.is_some(), "{turns}");
+        }
     }
 }

@@ -9,10 +9,8 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
-use tracing::debug;
 
 use super::ForwardSettings;
 use super::connection::Connection;
@@ -117,15 +115,7 @@ impl Dialer {
     {
         let handshake = self.http1.handshake(TokioIo::new(io));
         let (sender, connection) = handshake.await.map_err(DialError::Http)?;
-        let (guard, ended) = oneshot::channel();
-        // Ends when the sender is dropped or the upstream closes.
-        tokio::spawn(async move {
-            // Dropped after the connection, whichever way this ends.
-            let _guard = guard;
-            if let Err(error) = connection.with_upgrades().await {
-                debug!(%error, "upstream connection ended");
-            }
-        });
-        Ok(Connection::new(sender, wire, ended))
+        let driver = Box::pin(connection.with_upgrades());
+        Ok(Connection::new(sender, driver, wire))
     }
 }

@@ -103,6 +103,11 @@ impl Limits {
         self.upload.as_deref()
     }
 
+    /// Whether nobody waits for the client any more.
+    pub(crate) fn is_upload_over(&self) -> bool {
+        self.upload().is_none_or(Upload::is_over)
+    }
+
     /// Whether the client broke its upload off.
     pub(crate) fn is_upload_broken(&self) -> bool {
         self.upload().is_some_and(Upload::is_broken)

@@ -37,6 +37,7 @@ pub(crate) struct Upload {
 const FLOWING: u8 = 0;
 const STARVED: u8 = 1;
 const BROKEN: u8 = 2;
+const OVER: u8 = 3;
 
 impl Upload {
     fn new() -> Self {
@@ -56,10 +57,15 @@ impl Upload {
         self.state.load(Ordering::Relaxed) == BROKEN
     }
 
+    /// Whether all of it was taken from the client.
+    pub(crate) fn is_over(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == OVER
+    }
+
     fn set(&self, state: u8) {
         self.state.store(state, Ordering::Relaxed);
         // Asking in vain is no progress, however often it is done.
-        if state == FLOWING {
+        if matches!(state, FLOWING | OVER) {
             self.activity.touch();
         }
     }
@@ -101,11 +107,6 @@ impl Outgoing {
             Self::Empty | Self::Whole(_) => None,
             Self::Stream { upload, .. } => Some(upload),
         }
-    }
-
-    /// Whether nobody can hold it up: it is not waiting for a client.
-    pub(crate) fn is_whole(&self) -> bool {
-        !matches!(self, Self::Stream { .. })
     }
 
     /// The same body once more, where that is possible.
@@ -181,7 +182,9 @@ fn poll_stream(
                 return Poll::Ready(Some(Err(error)));
             }
             frame => {
-                upload.set(FLOWING);
+                // Whoever takes the last frame may not ask again.
+                let is_over = frame.is_none() || body.is_end_stream();
+                upload.set(if is_over { OVER } else { FLOWING });
                 return Poll::Ready(frame);
             }
         }

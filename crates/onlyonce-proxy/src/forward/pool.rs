@@ -2,8 +2,11 @@
 //!
 //! A server that closes an idle connection just as a request arrives loses that request, and nobody can
 //! tell whether it was read. Servers announce when they will close, or close after 5 s by custom; we stop
-//! using a connection before that. One on which anything arrives while it is idle is dropped by hyper:
-//! bytes that nobody asked for would be taken for the next response.
+//! using a connection before that. One on which anything arrives while it is idle is dropped: bytes that
+//! nobody asked for would be taken for the next response.
+//!
+//! Nobody drives an idle connection, so whether it has ended is found out when it is wanted, and once a
+//! second, so that one that its server has closed does not stay half open for longer than that.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -26,7 +29,7 @@ struct State {
     is_swept: bool,
 }
 
-/// How often connections that went unused too long are closed.
+/// How often connections that went unused too long, or were closed by the server, are closed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Pool {
@@ -40,23 +43,25 @@ impl Pool {
     /// A connection that was open a moment ago and is not too old.
     pub(crate) fn check_out(&self) -> Option<Connection> {
         let now = Instant::now();
-        let mut state = self.state();
-        while let Some(idle) = state.idle.pop_back() {
-            if now < idle.until && !idle.connection.is_closed() {
+        loop {
+            let mut idle = self.state().idle.pop_back()?;
+            if now < idle.until && idle.connection.is_open() {
                 return Some(idle.connection);
             }
+            idle.connection.end();
         }
-        None
     }
 
     /// Keeps a connection for at most `keep`.
     pub(crate) fn check_in(self: &Arc<Self>, connection: Connection, keep: Duration) {
         if keep.is_zero() || self.connections_max == 0 {
-            return;
+            return connection.end();
         }
         let mut state = self.state();
-        if state.idle.len() >= self.connections_max {
-            state.idle.pop_front();
+        if state.idle.len() >= self.connections_max
+            && let Some(oldest) = state.idle.pop_front()
+        {
+            oldest.connection.end();
         }
         let until = Instant::now() + keep;
         state.idle.push_back(Idle { connection, until });
@@ -66,13 +71,17 @@ impl Pool {
         }
     }
 
-    /// Drops what is too old or was closed; false once nothing is left to look after.
+    /// Ends what is too old or was closed; false once nothing is left to look after.
     fn sweep(&self) -> bool {
         let now = Instant::now();
         let mut state = self.state();
-        state
-            .idle
-            .retain(|idle| now < idle.until && !idle.connection.is_closed());
+        for mut idle in std::mem::take(&mut state.idle) {
+            if now < idle.until && idle.connection.is_open() {
+                state.idle.push_back(idle);
+            } else {
+                idle.connection.end();
+            }
+        }
         state.is_swept = !state.idle.is_empty();
         state.is_swept
     }

@@ -12,7 +12,7 @@ use http_body_util::StreamBody;
 use onlyonce::Evidence;
 use onlyonce_test::event::{PATIENCE, within};
 use onlyonce_test::upstream::{Break, Legacy, Reply};
-
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::ServiceExt;
 
 use crate::support::{Outcome, forward, forward_with, outcome, post};
@@ -232,6 +232,31 @@ async fn an_old_connection_is_not_used() {
         assert_eq!(post(&forward, "k", "a=1").await.status, StatusCode::OK);
     }
     assert_eq!(legacy.connections(), 3);
+}
+
+/// Nobody waits for such a connection, and yet it is not left half open for as long as it could be kept.
+#[tokio::test]
+async fn a_connection_that_the_upstream_ends_is_ended_as_well() {
+    let upstream = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let forward = forward_with(
+        &format!("http://{}", upstream.local_addr().unwrap()),
+        |settings| settings.idle_connection_max = std::time::Duration::from_secs(3600),
+    );
+    let answering = async {
+        let (mut stream, _) = upstream.accept().await.unwrap();
+        let mut received = Vec::new();
+        while !received.ends_with(b"a=1") {
+            stream.read_buf(&mut received).await.unwrap();
+        }
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone";
+        stream.write_all(answer).await.unwrap();
+        stream
+    };
+    let (outcome, mut stream) = tokio::join!(post(&forward, "k", "a=1"), answering);
+    assert_eq!(outcome.status, StatusCode::OK);
+    stream.shutdown().await.unwrap();
+    let read = within("the end", stream.read(&mut [0])).await.unwrap();
+    assert_eq!(read, 0);
 }
 
 /// C-R2: bytes that nobody asked for must not become the next request's answer.

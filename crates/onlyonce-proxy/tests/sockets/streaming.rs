@@ -144,6 +144,39 @@ async fn an_upload_waits_for_its_reader() {
     );
 }
 
+/// Many clients read nothing before they have sent all, and an upstream may answer while it reads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_goes_on_behind_a_response_that_nobody_reads() {
+    let listener = listen();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let upstream = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_head(&mut stream).await;
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {TOTAL}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let (mut reader, mut writer) = stream.into_split();
+        let answering = tokio::spawn(async move {
+            writer.write_all(&vec![b'y'; TOTAL]).await.unwrap();
+            writer
+        });
+        let mut upload = vec![0; TOTAL];
+        within("the upload", reader.read_exact(&mut upload))
+            .await
+            .unwrap();
+        (reader, answering.await.unwrap())
+    });
+    let proxy = Proxy::start(&url).await;
+    let mut client = connect(proxy.addr).await;
+    let head = format!("PUT / HTTP/1.1\r\nHost: shop\r\nContent-Length: {TOTAL}\r\n\r\n");
+    client.write_all(head.as_bytes()).await.unwrap();
+    within("the upload", client.write_all(&vec![b'x'; TOTAL]))
+        .await
+        .unwrap();
+    read_head(&mut client).await;
+    assert_eq!(drink(&mut client).await, TOTAL);
+    upstream.await.unwrap();
+}
+
 #[tokio::test]
 async fn events_are_not_held_back() {
     let legacy = Legacy::start().await;
