@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use onlyonce_test::postgres::{Cluster, Options, Server, find_bin_dirs, version};
-use onlyonce_test::redis;
+use onlyonce_test::{nats, rabbitmq, redis};
 
 use crate::{Failure, python, tools};
 
@@ -20,6 +20,8 @@ pub(crate) struct Servers {
     default: Cluster,
     newest: Cluster,
     redis: redis::Server,
+    nats: nats::Server,
+    rabbitmq: rabbitmq::Server,
     bin_dirs: Vec<PathBuf>,
 }
 
@@ -42,6 +44,8 @@ impl Servers {
             default: start(&default)?,
             newest: start(newest)?,
             redis: redis::Server::start()?,
+            nats: nats::Server::start()?,
+            rabbitmq: rabbitmq::Server::start()?,
             bin_dirs,
         })
     }
@@ -67,6 +71,8 @@ impl Servers {
                 env::join_paths(&self.bin_dirs)?,
             ),
             ("ONLYONCE_TEST_REDIS_URL", self.redis.url().into()),
+            ("ONLYONCE_TEST_NATS_URL", self.nats.url().into()),
+            ("ONLYONCE_TEST_RABBITMQ_URL", self.rabbitmq.url().into()),
             ("ONLYONCE_TEST_PYTHON", python::interpreter().into()),
             ("PATH", env::join_paths(tools::path())?),
         ])

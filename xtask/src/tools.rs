@@ -3,7 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use onlyonce_test::{postgres, redis};
+use onlyonce_test::{nats, postgres, rabbitmq, redis};
 use tokio::process::Command;
 
 use crate::{Failure, python};
@@ -25,7 +25,7 @@ struct Tool {
     benchmarked: bool,
 }
 
-const TOOLS: [Tool; 7] = [
+const TOOLS: [Tool; 9] = [
     Tool {
         name: "PostgreSQL, the server",
         package: "postgresql",
@@ -43,6 +43,18 @@ const TOOLS: [Tool; 7] = [
         package: "redis-server",
         found: || redis::find().is_some(),
         benchmarked: true,
+    },
+    Tool {
+        name: "NATS",
+        package: "nats-server",
+        found: || nats::find().is_some(),
+        benchmarked: false,
+    },
+    Tool {
+        name: "RabbitMQ",
+        package: "rabbitmq-server",
+        found: || rabbitmq::find().is_some(),
+        benchmarked: false,
     },
     Tool {
         name: "nginx",

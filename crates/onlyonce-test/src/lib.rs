@@ -8,13 +8,16 @@
 
 pub mod client;
 pub mod conformance;
+mod daemon;
 pub mod detour;
 pub mod event;
 pub mod fault;
 pub mod http1;
 pub mod load;
+pub mod nats;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
+pub mod rabbitmq;
 pub mod redis;
 pub mod upstream;
