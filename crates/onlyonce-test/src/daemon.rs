@@ -40,10 +40,9 @@ impl Daemon {
 
     /// The same, for a program that starts others.
     pub(crate) fn of_many(name: &'static str, log: PathBuf) -> Self {
-        Self {
-            starts_others: true,
-            ..Self::new(name, log)
-        }
+        let mut daemon = Self::new(name, log);
+        daemon.starts_others = true;
+        daemon
     }
 
     /// Starts it, in the other's place where it runs. Blocks until it is `ready`, which is asked with the
