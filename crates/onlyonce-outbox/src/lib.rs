@@ -26,15 +26,22 @@
 pub mod cloud_event;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod dead;
 pub mod partition;
+pub mod replay;
+pub mod retention;
 pub mod schema;
 pub mod sinks;
+pub mod status;
 
 mod append;
 mod buffer;
+mod connector;
 mod envelope;
 mod error;
 mod event;
+mod relay;
+mod restore;
 mod shard;
 mod sink;
 mod sql;
@@ -43,9 +50,11 @@ mod wake;
 
 pub use self::append::{Appended, Appender, Origin, append};
 pub use self::buffer::Buffer;
+pub use self::connector::Connector;
 pub use self::envelope::Envelope;
 pub use self::error::Error;
 pub use self::event::Event;
+pub use self::relay::{Monitor, OnDead, Relay, RelayOptions, RelayStats, Start};
 pub use self::schema::migrate;
 pub use self::shard::SHARDS;
 pub use self::sink::{Ack, Sink, SinkError};

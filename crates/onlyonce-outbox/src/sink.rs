@@ -49,7 +49,7 @@ pub trait Sink: Send + Sync + 'static {
     /// crash of the receiver does not lose it, not just sent.
     ///
     /// A result for each message. Where there are fewer or more, none counts as taken. The relay gives up
-    /// after its time limit and drops the future, at any await.
+    /// after [`publish_timeout`](crate::RelayOptions::publish_timeout) and drops the future, at any await.
     fn publish(
         &self,
         batch: &[Envelope],

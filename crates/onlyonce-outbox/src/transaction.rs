@@ -9,7 +9,6 @@ use sqlx::{AssertSqlSafe, raw_sql};
 
 use crate::error::Error;
 
-#[expect(dead_code, reason = "for the relay")]
 /// Waits for no lock for long, and does not depend on the session's defaults.
 pub(crate) const BEGIN: &str = "begin isolation level read committed; set local lock_timeout = '5s'; \
      set local statement_timeout = '60s'";
@@ -24,7 +23,6 @@ pub(crate) async fn run(
     Ok(raw_sql(statements).fetch_all(connection).await?)
 }
 
-#[expect(dead_code, reason = "for the relay")]
 /// Runs one statement inside the open transaction.
 pub(crate) async fn fetch(
     connection: &mut PgConnection,

@@ -19,7 +19,6 @@ impl Wake {
         self.0.notify_one();
     }
 
-    #[expect(dead_code, reason = "for the relay")]
     pub(crate) async fn woken(&self) {
         self.0.notified().await;
     }

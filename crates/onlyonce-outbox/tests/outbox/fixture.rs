@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use onlyonce_outbox::migrate;
+use onlyonce_outbox::{Connector, migrate};
 use onlyonce_test::event::within;
 use onlyonce_test::pgbouncer::PgBouncer;
 use onlyonce_test::postgres::Database;
@@ -35,6 +35,11 @@ impl Postgres {
     /// As the application connects.
     pub(crate) async fn connect(&self) -> PgConnection {
         self.options().connect().await.unwrap()
+    }
+
+    /// As a relay connects.
+    pub(crate) fn connector(&self) -> Connector {
+        Connector::from(self.options()).with_pooler(self.bouncer.is_some())
     }
 
     pub(crate) fn options(&self) -> PgConnectOptions {

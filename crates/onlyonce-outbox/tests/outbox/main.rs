@@ -2,5 +2,7 @@
 
 mod append;
 mod fixture;
+mod operator;
+mod relay;
 mod schema;
 mod sinks;

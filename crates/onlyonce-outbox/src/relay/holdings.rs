@@ -1,0 +1,227 @@
+//! The shards that a relay holds: leased, renewed, shared with others, given back.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::lease::{self, Identity, Lease, Taken};
+use super::position::{Position, Progress};
+use super::stats::Counters;
+use super::{cursor, options::RelayOptions};
+use crate::connector::Session;
+use crate::error::Error;
+
+/// With so many owners in a row that vanished, the next one does not trust the events: see
+/// [`Held::is_suspect`].
+const CRASHES: i16 = 3;
+/// What moved without any event is not worth a write more often.
+const IDLE_MOVE_EVERY: Duration = Duration::from_secs(60);
+
+/// One shard.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) lease: Lease,
+    pub(super) progress: Progress,
+    /// As the database has it.
+    told: Position,
+    /// To be given back when all that was read is done.
+    leaving: bool,
+    /// Whether what comes next may have ended its owners: then it is parked first, where each try is counted
+    /// before it is made and others do not suffer.
+    pub(super) is_suspect: bool,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Holdings {
+    shards: BTreeMap<i16, Held>,
+    /// Until when all of them surely are ours, by this process's clock.
+    until: Instant,
+    told_at: Instant,
+    finished: usize,
+}
+
+impl Holdings {
+    pub(super) fn none() -> Self {
+        let now = Instant::now();
+        Self {
+            shards: BTreeMap::new(),
+            until: now,
+            told_at: now,
+            finished: 0,
+        }
+    }
+
+    /// Renews, gives back what is too much, takes what is free. `false` where a shard was lost.
+    pub(super) async fn renew(
+        &mut self,
+        session: &mut Session,
+        me: &Identity,
+        options: &RelayOptions,
+        counters: &Counters,
+    ) -> Result<bool, Error> {
+        let share = lease::fair_share(session, me, options.lease).await?;
+        let leases = self.leases();
+        if leases.is_empty() {
+            self.until = Instant::now() + options.lease - options.margin();
+        } else {
+            let (ours, until) = lease::renew(session, me, &leases, options.lease).await?;
+            if ours.len() != leases.len() {
+                return Ok(false);
+            }
+            self.until = until - options.margin();
+        }
+        let staying = self.shards.values().filter(|held| !held.leaving).count();
+        let surplus = staying.saturating_sub(share);
+        let last = self.shards.values_mut().rev().filter(|held| !held.leaving);
+        last.take(surplus).for_each(|held| held.leaving = true);
+        if staying < share {
+            let held: Vec<i16> = self.shards.keys().copied().collect();
+            let (taken, until) =
+                lease::take(session, me, share - staying, &held, options.lease).await?;
+            counters.leases_taken.add(taken.len());
+            if !taken.is_empty() {
+                tracing::info!(sink = me.sink, shards = taken.len(), "shards taken over");
+                self.until = self.until.min(until - options.margin());
+            }
+            self.shards.extend(
+                taken
+                    .into_iter()
+                    .map(|taken| (taken.lease.shard, Held::new(taken))),
+            );
+        }
+        counters.shards.set(self.shards.len());
+        Ok(true)
+    }
+
+    /// Whether what takes so long would be over before the leases lapse.
+    pub(super) fn outlast(&self, time: Duration) -> bool {
+        Instant::now() + time < self.until
+    }
+
+    pub(super) fn leases(&self) -> Vec<Lease> {
+        self.shards.values().map(|held| held.lease).collect()
+    }
+
+    pub(super) fn get_mut(&mut self, shard: i16) -> Option<&mut Held> {
+        self.shards.get_mut(&shard)
+    }
+
+    /// The shards to read, those at the same position together; not those that `wait`.
+    pub(super) fn to_read(&self, wait: impl Fn(i16) -> bool) -> Vec<(Position, Vec<i16>)> {
+        let mut groups: Vec<(Position, Vec<i16>)> = Vec::new();
+        for (&shard, held) in &self.shards {
+            if held.leaving || wait(shard) {
+                continue;
+            }
+            let read = &held.progress.read;
+            match groups.iter_mut().find(|(position, _)| position == read) {
+                Some((_, shards)) => shards.push(shard),
+                None => groups.push((read.clone(), vec![shard])),
+            }
+        }
+        groups
+    }
+
+    /// An event of a page was delivered or parked.
+    pub(super) fn finish(&mut self, lease: Lease, page: u64) {
+        if let Some(held) = self.shards.get_mut(&lease.shard) {
+            held.progress.finish(page);
+            self.finished += 1;
+        }
+    }
+
+    /// When the database should be told, where it should.
+    pub(super) fn tell_at(&self, options: &RelayOptions) -> Option<Instant> {
+        if self.finished >= options.persist_events {
+            return Some(self.told_at);
+        }
+        let every = match self.finished {
+            0 => IDLE_MOVE_EVERY.max(options.persist_every),
+            _ => options.persist_every,
+        };
+        let moved = self.shards.values().any(Held::has_moved);
+        moved.then(|| self.told_at + every)
+    }
+
+    /// Tells the database how far all shards are. `false` where a shard was lost.
+    pub(super) async fn tell(
+        &mut self,
+        session: &mut Session,
+        me: &Identity,
+    ) -> Result<bool, Error> {
+        self.told_at = Instant::now();
+        self.finished = 0;
+        let moved = self.shards.values().filter(|held| held.has_moved());
+        let moves: Vec<_> = moved
+            .map(|held| (held.lease, held.progress.done.clone()))
+            .collect();
+        if moves.is_empty() {
+            return Ok(true);
+        }
+        let told = cursor::move_to(session, me, &moves).await?;
+        for (lease, position) in &moves {
+            if let Some(held) = self.shards.get_mut(&lease.shard) {
+                held.told = position.clone();
+                held.is_suspect = false;
+            }
+        }
+        Ok(told.len() == moves.len())
+    }
+
+    /// Gives back the shards that are to leave and are done with; or all, at the end.
+    pub(super) async fn give_back(
+        &mut self,
+        session: &mut Session,
+        me: &Identity,
+        all: bool,
+    ) -> Result<bool, Error> {
+        let goes = |held: &Held| all || (held.leaving && held.progress.is_level());
+        let leases: Vec<_> = self
+            .shards
+            .values()
+            .filter(|held| goes(held))
+            .map(|held| held.lease)
+            .collect();
+        if leases.is_empty() {
+            return Ok(true);
+        }
+        let told = self.tell(session, me).await?;
+        if told || all {
+            lease::release(session, me, &leases).await?;
+            tracing::info!(sink = me.sink, shards = leases.len(), "shards given back");
+            for lease in leases {
+                self.shards.remove(&lease.shard);
+            }
+        }
+        Ok(told)
+    }
+
+    /// Whether a shard waits to be given back and can be.
+    pub(super) fn has_to_give(&self) -> bool {
+        self.shards
+            .values()
+            .any(|held| held.leaving && held.progress.is_level())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.shards.len()
+    }
+}
+
+impl Held {
+    fn new(taken: Taken) -> Self {
+        Self {
+            lease: taken.lease,
+            told: taken.position.clone(),
+            progress: Progress::at(taken.position),
+            leaving: false,
+            is_suspect: taken.crashes >= CRASHES,
+        }
+    }
+
+    fn has_moved(&self) -> bool {
+        self.told != self.progress.done
+    }
+}

@@ -1,0 +1,119 @@
+//! How far a shard has been read, and how far it is done.
+//!
+//! A number is not enough: transactions commit in another order than their events are numbered, and what is
+//! above the last number is not all that is new. A position is a snapshot, "all that is visible in it is
+//! done", and, in the middle of a batch, a second one and a number: of what is visible in the second and not in
+//! the first, all up to this number.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A place in a shard's events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Position {
+    /// Snapshots in their text form.
+    pub(super) done: Arc<str>,
+    pub(super) open: Option<Arc<str>>,
+    pub(super) last: i64,
+}
+
+impl Position {
+    /// After a whole batch.
+    pub(super) fn after(open: Arc<str>) -> Self {
+        Self {
+            done: open,
+            open: None,
+            last: 0,
+        }
+    }
+
+    /// Inside a batch, after the event of this number.
+    pub(super) fn within(&self, open: Arc<str>, last: i64) -> Self {
+        Self {
+            done: Arc::clone(&self.done),
+            open: Some(open),
+            last,
+        }
+    }
+}
+
+/// How far a shard is: reading runs ahead, and what is done follows when the last event of a page is.
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub(super) read: Position,
+    pub(super) done: Position,
+    pages: VecDeque<Page>,
+}
+
+#[derive(Debug)]
+struct Page {
+    number: u64,
+    after: Position,
+    left: usize,
+}
+
+impl Progress {
+    pub(super) fn at(position: Position) -> Self {
+        Self {
+            read: position.clone(),
+            done: position,
+            pages: VecDeque::new(),
+        }
+    }
+
+    /// A page was read with so many of the shard's events. Whether that moved what is done.
+    pub(super) fn page(&mut self, number: u64, after: Position, events: usize) {
+        self.read = after.clone();
+        if events == 0 && self.pages.is_empty() {
+            self.done = after;
+        } else {
+            self.pages.push_back(Page {
+                number,
+                after,
+                left: events,
+            });
+        }
+    }
+
+    /// One event of a page was delivered or parked.
+    pub(super) fn finish(&mut self, number: u64) {
+        if let Some(page) = self.pages.iter_mut().find(|page| page.number == number) {
+            page.left = page.left.saturating_sub(1);
+        }
+        while let Some(page) = self.pages.front()
+            && page.left == 0
+        {
+            self.done = page.after.clone();
+            self.pages.pop_front();
+        }
+    }
+
+    /// Whether all that was read is done.
+    pub(super) fn is_level(&self) -> bool {
+        self.pages.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_waits_for_the_oldest_page() {
+        let start = Position::after("3:3:".into());
+        let mut progress = Progress::at(start.clone());
+        let one = start.within("9:9:".into(), 5);
+        let two = Position::after("9:9:".into());
+        progress.page(1, one, 2);
+        progress.page(2, two.clone(), 0);
+        progress.finish(1);
+        assert_eq!(progress.done, start);
+        assert_eq!(progress.read, two);
+        progress.finish(1);
+        assert_eq!(progress.done, two);
+        assert!(progress.is_level());
+        let three = Position::after("12:12:".into());
+        progress.page(3, three.clone(), 0);
+        assert_eq!(progress.done, three);
+    }
+}

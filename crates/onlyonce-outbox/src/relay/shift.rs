@@ -1,0 +1,252 @@
+//! A shift: a relay's work on one connection, from taking shards to losing or giving them back.
+//!
+//! One task reads, sends, hears what came back, and writes it down; only the sending itself runs beside it.
+//! So what is in memory and what is in the database change in one order. Whenever the database fails, or a
+//! shard turns out to be another's, the shift ends and all that it had in memory is forgotten: it is read
+//! again, from where the cursors are.
+
+mod read;
+mod settle;
+
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::breaker::{Allowance, Breaker};
+use super::flights::Flights;
+use super::holdings::Holdings;
+use super::lanes::{Item, Lanes};
+use super::lease::{self, Identity};
+use super::options::RelayOptions;
+use super::pace::Pace;
+use super::stats::Counters;
+use crate::connector::Session;
+use crate::error::Error;
+use crate::sink::Sink;
+
+/// What a relay keeps from shift to shift.
+#[derive(Debug)]
+pub(super) struct Context<S> {
+    pub(super) sink: Arc<S>,
+    pub(super) me: Identity,
+    pub(super) options: RelayOptions,
+    pub(super) counters: Arc<Counters>,
+}
+
+/// How a shift ended, where the database did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// As it was told.
+    Stopped,
+    /// A shard is another relay's, or an operator moved its cursor.
+    Lost,
+}
+
+/// Says when to stop, once and for all.
+#[derive(Debug)]
+pub(super) struct Stop<'f, F> {
+    future: Pin<&'f mut F>,
+    pub(super) stopped: bool,
+}
+
+impl<'f, F: Future<Output = ()>> Stop<'f, F> {
+    pub(super) fn new(future: Pin<&'f mut F>) -> Self {
+        Self {
+            future,
+            stopped: false,
+        }
+    }
+
+    /// Returns when it is time to stop, the first time; never again.
+    pub(super) async fn told(&mut self) {
+        if self.stopped {
+            return pending().await;
+        }
+        self.future.as_mut().await;
+        self.stopped = true;
+    }
+}
+
+/// The work.
+#[derive(Debug)]
+pub(super) struct Shift<'c, S> {
+    context: &'c Context<S>,
+    session: Session,
+    holdings: Holdings,
+    lanes: Lanes,
+    flights: Flights,
+    breaker: &'c mut Breaker,
+    pace: Pace,
+    /// Events for which there is no room behind their key's first: their shards are not read on.
+    no_room: Vec<Item>,
+    pages: u64,
+    renew_at: Instant,
+    retry_at: Instant,
+}
+
+impl<'c, S: Sink> Shift<'c, S> {
+    pub(super) fn new(context: &'c Context<S>, session: Session, breaker: &'c mut Breaker) -> Self {
+        let now = Instant::now();
+        let options = &context.options;
+        Self {
+            context,
+            session,
+            holdings: Holdings::none(),
+            lanes: Lanes::default(),
+            flights: Flights::default(),
+            breaker,
+            pace: Pace::new(options.poll_least, options.poll_most),
+            no_room: Vec::new(),
+            pages: 0,
+            renew_at: now,
+            retry_at: now,
+        }
+    }
+
+    /// Works until told to stop. Nothing is under way any more when this returns.
+    pub(super) async fn work<F: Future<Output = ()>>(
+        mut self,
+        stop: &mut Stop<'_, F>,
+    ) -> Result<End, Error> {
+        let ended = self.rounds(stop).await;
+        // A key that somebody else, or the next shift, goes on with must not be under way here.
+        self.flights.settle().await;
+        let counters = &self.context.counters;
+        if !matches!(ended, Ok(End::Stopped)) {
+            counters.leases_lost.add(self.holdings.len());
+        }
+        counters.shards.set(0);
+        counters.in_memory.set(0);
+        ended
+    }
+
+    async fn rounds<F: Future<Output = ()>>(
+        &mut self,
+        stop: &mut Stop<'_, F>,
+    ) -> Result<End, Error> {
+        loop {
+            if !self.round(stop.stopped).await? {
+                return Ok(End::Lost);
+            }
+            if stop.stopped && self.flights.len() == 0 {
+                return self.finish().await;
+            }
+            let next = self.next(stop.stopped);
+            tokio::select! {
+                landed = self.flights.next(), if self.flights.len() > 0 => {
+                    let mut batches = Vec::from_iter(landed);
+                    batches.extend(std::iter::from_fn(|| self.flights.try_next()));
+                    if !self.settle(batches).await? {
+                        return Ok(End::Lost);
+                    }
+                }
+                () = self.context.options.wake.woken(), if !stop.stopped => self.pace.woken(),
+                () = sleep_until(next) => {}
+                () = stop.told() => {}
+            }
+        }
+    }
+
+    /// All that is due. `false` where a shard was lost.
+    async fn round(&mut self, stopping: bool) -> Result<bool, Error> {
+        let context = self.context;
+        let (me, options) = (&context.me, &context.options);
+        if self.renew_at <= Instant::now() {
+            let counters = &context.counters;
+            if !self
+                .holdings
+                .renew(&mut self.session, me, options, counters)
+                .await?
+            {
+                return Ok(false);
+            }
+            self.renew_at = Instant::now() + options.renew_every();
+            if !self.find_room().await? {
+                return Ok(false);
+            }
+        }
+        if !stopping {
+            if self.retry_at <= Instant::now() {
+                self.claim_parked().await?;
+            }
+            if self.pace.next() <= Instant::now() && self.has_room() && !self.read().await? {
+                return Ok(false);
+            }
+            self.dispatch();
+        }
+        let tell_at = self.holdings.tell_at(options);
+        if tell_at.is_some_and(|at| at <= Instant::now())
+            && !self.holdings.tell(&mut self.session, me).await?
+        {
+            return Ok(false);
+        }
+        if self.holdings.has_to_give() {
+            return self.holdings.give_back(&mut self.session, me, false).await;
+        }
+        Ok(true)
+    }
+
+    /// The last words: how far it came, and that others may go on.
+    async fn finish(&mut self) -> Result<End, Error> {
+        let me = &self.context.me;
+        self.holdings.give_back(&mut self.session, me, true).await?;
+        lease::leave(&mut self.session, me).await?;
+        Ok(End::Stopped)
+    }
+
+    /// When something is due next.
+    fn next(&self, stopping: bool) -> Instant {
+        let mut next = self.renew_at;
+        let tell_at = self.holdings.tell_at(&self.context.options);
+        next = next.min(tell_at.unwrap_or(next));
+        if stopping {
+            return next;
+        }
+        if self.has_room() {
+            next = next.min(self.pace.next());
+        }
+        match self.breaker.allows(Instant::now()) {
+            Allowance::Nothing(until) => next.min(until.max(Instant::now())),
+            _ => next.min(self.retry_at),
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.lanes.len() < self.context.options.window
+    }
+
+    /// Sends what is ready, as far as breaker, concurrency and leases allow.
+    fn dispatch(&mut self) {
+        let options = &self.context.options;
+        let counters = &self.context.counters;
+        while self.lanes.has_ready() && self.holdings.outlast(options.publish_timeout) {
+            let most = self.context.sink.batch_max().max(1);
+            let (most, concurrency) = match self.breaker.allows(Instant::now()) {
+                Allowance::All => (most, options.concurrency),
+                Allowance::Probe(messages) => (most.min(messages), 1),
+                Allowance::Nothing(_) => break,
+            };
+            if self.flights.len() >= concurrency {
+                break;
+            }
+            let items = self.lanes.take(most);
+            counters.batches.add(1);
+            let retried = items.iter().filter(|item| item.envelope.attempt > 1);
+            counters.retried.add(retried.count());
+            self.flights
+                .send(&self.context.sink, items, options.publish_timeout);
+        }
+        counters.in_memory.set(self.lanes.len());
+        counters
+            .breaker_open
+            .set(usize::from(self.breaker.is_open()));
+    }
+
+    /// For how long a parked event is left alone once it was claimed: until its try is surely over.
+    fn busy(&self) -> Duration {
+        self.context.options.lease + self.context.options.publish_timeout
+    }
+}

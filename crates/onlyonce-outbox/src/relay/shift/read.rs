@@ -1,0 +1,135 @@
+//! What a shift reads: pages of new events, and parked events whose next try is due.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio::time::Instant;
+
+use super::Shift;
+use crate::error::Error;
+use crate::relay::breaker::Allowance;
+use crate::relay::lanes::{Item, Origin};
+use crate::relay::lease::Lease;
+use crate::relay::pace::Found;
+use crate::relay::park::{self, Outcomes};
+use crate::relay::poll::{self, Page};
+use crate::relay::position::Position;
+use crate::sink::Sink;
+
+impl<S: Sink> Shift<'_, S> {
+    /// Reads a page for each group of shards. `false` where a shard was lost.
+    pub(super) async fn read(&mut self) -> Result<bool, Error> {
+        let begun = Instant::now();
+        let paused: BTreeSet<i16> = self.no_room.iter().map(|item| item.lease.shard).collect();
+        self.context.counters.paused.set(paused.len());
+        let groups = self.holdings.to_read(|shard| paused.contains(&shard));
+        let open = match groups.len() {
+            0 | 1 => None,
+            // So that they end at the same place, and are one group from then on.
+            _ => {
+                let (open, transactions) = poll::present(&mut self.session).await?;
+                self.context.counters.open_transactions.set(transactions);
+                Some(open)
+            }
+        };
+        let mut found = Found::Nothing;
+        for (position, shards) in groups {
+            let (sink, limit) = (&self.context.me.sink, self.context.options.page);
+            let page = poll::page(
+                &mut self.session,
+                sink,
+                &shards,
+                &position,
+                open.as_ref(),
+                limit,
+            )
+            .await?;
+            found = match (page.full, page.events.is_empty()) {
+                (true, _) => Found::More,
+                (false, true) => found,
+                (false, false) if found == Found::Nothing => Found::All,
+                (false, false) => found,
+            };
+            if !self.take_in(page, &shards, &position).await? {
+                return Ok(false);
+            }
+        }
+        self.pace.looked(found);
+        self.context.counters.polls.add(1);
+        self.context.counters.polling.add_time(begun.elapsed());
+        Ok(true)
+    }
+
+    /// Puts a page's events into their lanes, or behind those that are parked.
+    async fn take_in(
+        &mut self,
+        page: Page,
+        shards: &[i16],
+        before: &Position,
+    ) -> Result<bool, Error> {
+        self.pages += 1;
+        let mut counts: BTreeMap<i16, usize> = shards.iter().map(|shard| (*shard, 0)).collect();
+        let mut outcomes = Outcomes::default();
+        for read in page.events {
+            let shard = i16::try_from(read.envelope.shard).unwrap_or(-1);
+            let (Some(held), Some(count)) = (self.holdings.get_mut(shard), counts.get_mut(&shard))
+            else {
+                continue;
+            };
+            *count += 1;
+            let item = Item {
+                envelope: read.envelope,
+                lease: held.lease,
+                origin: Origin::Page(self.pages),
+            };
+            if read.parked || held.is_suspect {
+                outcomes.behind.push(item);
+            } else {
+                self.lanes.push(item);
+            }
+        }
+        for (shard, count) in counts {
+            if let Some(held) = self.holdings.get_mut(shard) {
+                debug_assert_eq!(
+                    &held.progress.read, before,
+                    "a shard was read by one statement at a time"
+                );
+                held.progress.page(self.pages, page.after.clone(), count);
+            }
+        }
+        self.write(outcomes).await
+    }
+
+    /// Claims parked events that are due, as many as can be sent.
+    pub(super) async fn claim_parked(&mut self) -> Result<(), Error> {
+        let options = &self.context.options;
+        self.retry_at = Instant::now() + options.poll_most;
+        let limit = match self.breaker.allows(Instant::now()) {
+            Allowance::All => self.context.sink.batch_max().max(1) * options.concurrency,
+            Allowance::Probe(messages) if !self.lanes.has_ready() => messages,
+            Allowance::Probe(_) | Allowance::Nothing(_) => return Ok(()),
+        };
+        let leases = self.holdings.leases();
+        if leases.is_empty() || !self.has_room() {
+            return Ok(());
+        }
+        let under_way = self.lanes.parked();
+        let busy = self.busy();
+        let me = &self.context.me;
+        let due = park::claim(&mut self.session, me, &leases, under_way, limit, busy).await?;
+        if due.len() == limit {
+            self.retry_at = Instant::now();
+        }
+        for envelope in due {
+            let shard = i16::try_from(envelope.shard).unwrap_or(-1);
+            if let Some(held) = self.holdings.get_mut(shard) {
+                let lease: Lease = held.lease;
+                self.lanes.push(Item {
+                    envelope,
+                    lease,
+                    origin: Origin::Parked,
+                });
+            }
+        }
+        Ok(())
+    }
+}

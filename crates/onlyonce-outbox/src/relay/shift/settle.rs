@@ -1,0 +1,190 @@
+//! What a shift makes of the sink's answers.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Shift;
+use crate::error::Error;
+use crate::relay::flights::Landed;
+use crate::relay::lanes::{Item, Origin};
+use crate::relay::options::OnDead;
+use crate::relay::park::{self, Failure, Outcomes, Rules};
+use crate::sink::{Sink, SinkError};
+
+/// No more of an error is kept.
+const ERROR_MAX: usize = 1_000;
+
+impl<S: Sink> Shift<'_, S> {
+    /// Takes notice of batches that came back. `false` where a shard was lost.
+    pub(super) async fn settle(&mut self, batches: Vec<Landed>) -> Result<bool, Error> {
+        let mut outcomes = Outcomes::default();
+        for batch in batches {
+            self.context.counters.publishing.add_time(batch.took);
+            self.judge(batch, &mut outcomes);
+        }
+        self.write(outcomes).await
+    }
+
+    fn judge(&mut self, batch: Landed, outcomes: &mut Outcomes) {
+        let counters = &self.context.counters;
+        let failures = batch
+            .results
+            .iter()
+            .filter_map(|(_, result)| result.as_ref().err());
+        counters.failures.add(failures.clone().count());
+        let nobody_answers =
+            failures.clone().filter(|error| !error.is_dead()).count() == batch.results.len();
+        let stays = if nobody_answers {
+            let wait = failures.filter_map(SinkError::wait).max();
+            let messages = u32::try_from(batch.results.len()).unwrap_or(u32::MAX);
+            let was_open = self.breaker.is_open();
+            let stays = self.breaker.failed(messages, wait, Instant::now());
+            if self.breaker.is_open() && !was_open {
+                counters.breaker_opened.add(1);
+                tracing::warn!(
+                    sink = self.context.me.sink,
+                    "the sink takes nothing; it is left alone for a while"
+                );
+            }
+            stays
+        } else {
+            self.breaker.answered();
+            false
+        };
+        let mut back = Vec::new();
+        for (mut item, result) in batch.results {
+            match result {
+                Ok(ack) => {
+                    counters.delivered.add(1);
+                    counters.duplicates.add(usize::from(ack.is_duplicate()));
+                    self.delivered(item, outcomes);
+                }
+                Err(_) if stays && item.origin != Origin::Parked => {
+                    item.envelope.attempt += 1;
+                    back.push(item);
+                }
+                Err(error) => self.failed(item, error, outcomes),
+            }
+        }
+        self.lanes.put_back(back);
+    }
+
+    fn delivered(&mut self, item: Item, outcomes: &mut Outcomes) {
+        self.lanes.finish(&item.envelope);
+        match item.origin {
+            Origin::Page(page) => self.holdings.finish(item.lease, page),
+            Origin::Parked => {
+                // The next of its key is due now.
+                self.retry_at = Instant::now();
+                outcomes.delivered.push(item);
+            }
+        }
+    }
+
+    fn failed(&mut self, item: Item, error: SinkError, outcomes: &mut Outcomes) {
+        let options = &self.context.options;
+        let attempts = item.envelope.attempt;
+        let wait = options
+            .retry
+            .after(attempts)
+            .max(error.wait().unwrap_or_default());
+        let failure = Failure {
+            dead: error.is_dead(),
+            // A wait beyond any sense would not fit into the database's calendar.
+            wait: wait.min(Duration::from_secs(365 * 24 * 3_600)),
+            error: described(&error),
+        };
+        tracing::warn!(
+            sink = self.context.me.sink,
+            event = %item.envelope.event_id,
+            attempts,
+            dead = failure.dead,
+            error = failure.error,
+            "an event was not delivered"
+        );
+        let passed_over = failure.dead && options.on_dead == OnDead::Skip;
+        if passed_over && item.origin != Origin::Parked {
+            self.lanes.finish(&item.envelope);
+        } else {
+            let behind = self.lanes.close(&item.envelope);
+            // What is parked already stays where it is.
+            let new = behind
+                .into_iter()
+                .filter(|item| item.origin != Origin::Parked);
+            outcomes.behind.extend(new);
+        }
+        match item.origin {
+            Origin::Page(_) => outcomes.failed.push((item, failure)),
+            Origin::Parked => outcomes.failed_again.push((item, failure)),
+        }
+    }
+
+    /// Writes down what became of events; what was in a page is done with. `false` where a shard was lost.
+    pub(super) async fn write(&mut self, outcomes: Outcomes) -> Result<bool, Error> {
+        if outcomes.is_empty() {
+            return Ok(true);
+        }
+        let options = &self.context.options;
+        let rules = Rules {
+            on_dead: options.on_dead,
+            max_age: options.max_age,
+            waiting_max: options.waiting_max,
+        };
+        let leases = self.holdings.leases();
+        let me = &self.context.me;
+        let written = park::write(&mut self.session, me, &leases, &outcomes, rules).await?;
+        let Some(written) = written else {
+            return Ok(false);
+        };
+        let counters = &self.context.counters;
+        counters.dead.add(written.dead);
+        counters.parked.add(outcomes.failed.len());
+        for (item, _) in outcomes.failed {
+            self.parked(&item);
+        }
+        for item in outcomes.behind {
+            if written.no_room.contains(&item.envelope.sequence) {
+                self.no_room.push(item);
+            } else {
+                self.context.counters.behind.add(1);
+                self.parked(&item);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Tries again to park what had no room. `false` where a shard was lost.
+    pub(super) async fn find_room(&mut self) -> Result<bool, Error> {
+        let behind = std::mem::take(&mut self.no_room);
+        self.write(Outcomes {
+            behind,
+            ..Outcomes::default()
+        })
+        .await
+    }
+
+    fn parked(&mut self, item: &Item) {
+        if let Origin::Page(page) = item.origin {
+            self.holdings.finish(item.lease, page);
+        }
+    }
+}
+
+/// An error and its causes, on one line.
+fn described(error: &SinkError) -> String {
+    let mut text = error.to_string();
+    let mut cause = StdError::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    let end = (0..=ERROR_MAX.min(text.len()))
+        .rev()
+        .find(|end| text.is_char_boundary(*end));
+    text.truncate(end.unwrap_or_default());
+    // Postgres keeps no NUL in text.
+    text.replace('\0', "\u{fffd}")
+}

@@ -1,0 +1,41 @@
+//! What a relay does beside publishing: it makes the days ahead, and drops those that are over.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::backoff::random;
+use crate::connector::Connector;
+use crate::error::Error;
+use crate::{partition, retention};
+
+const EVERY: Duration = Duration::from_secs(3_600);
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// Goes on until what is returned is dropped. Failures are told and tried again.
+pub(super) fn start(connector: Connector, keep: Option<Duration>) -> JoinSet<()> {
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        loop {
+            if let Err(error) = once(&connector, keep).await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the outbox's partitions were not looked after; the next try is in an hour"
+                );
+            }
+            // Several relays need not do it at the same time.
+            sleep(EVERY.mul_f64(0.75 + 0.25 * random())).await;
+        }
+    });
+    task
+}
+
+async fn once(connector: &Connector, keep: Option<Duration>) -> Result<(), Error> {
+    let mut connection = connector.connect(CONNECT_MAX).await?;
+    partition::prepare(&mut connection).await?;
+    if let Some(keep) = keep {
+        retention::sweep(&mut connection, keep).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! Delivering again what a sink has had: because it lost it.
+//!
+//! Brokers that confirm before their disks do can lose what they confirmed. As long as the days are kept, a
+//! sink's cursors can be set back. What was not delivered yet is not forgotten by it.
+
+use std::time::SystemTime;
+
+use sqlx::Row;
+use sqlx::postgres::PgConnection;
+
+use crate::error::Error;
+use crate::transaction::{BEGIN, end, fetch, run};
+
+/// From where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// From the event of this number ([`Envelope::sequence`](crate::Envelope::sequence)) on.
+    Sequence(i64),
+    /// From the first event that was appended at that time or later. Some that were appended earlier, and
+    /// numbered later, come too.
+    Time(SystemTime),
+}
+
+/// What will be delivered again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Replay {
+    /// The first event's number.
+    pub first: i64,
+    /// How many events, new ones not counted.
+    pub events: u64,
+}
+
+const LOCK: &str =
+    "select shard from onlyonce_outbox_cursor where sink = $1 order by shard for update";
+
+/// A time before all days is the first day's.
+const FIRST: &str = "select min(id) from onlyonce_outbox_event \
+     where created_at >= timestamptz 'epoch' + $1 * interval '1 microsecond'";
+
+/// What is not delivered yet, by the cursors as they are, may lie before.
+const SET_BACK: &str = "with present as materialized (select pg_current_snapshot() as open), \
+     place as (select distinct done::text as done, open::text as open, last_id \
+         from onlyonce_outbox_cursor where sink = $1), \
+     pending as materialized (select min(e.id) as id from place p join onlyonce_outbox_event e \
+         on e.xid >= pg_snapshot_xmin(p.done::pg_snapshot) \
+         and not pg_visible_in_snapshot(e.xid, p.done::pg_snapshot) \
+         and (p.open is null or e.id > p.last_id or not pg_visible_in_snapshot(e.xid, p.open::pg_snapshot))), \
+     first as materialized (select least($2, (select id from pending)) as id), \
+     moved as (update onlyonce_outbox_cursor c set done = '3:3:', open = present.open, \
+         last_id = greatest(first.id - 1, 0), epoch = c.epoch + 1, owner = null, lease_until = '-infinity', \
+         moved_at = statement_timestamp() \
+         from present, first where c.sink = $1) \
+     select first.id, (select count(*) from onlyonce_outbox_event e where e.id >= first.id) \
+     from first";
+
+/// Sets a sink back, so that its relays deliver everything from there again. `None` where there is nothing from
+/// there on; then nothing changes.
+///
+/// Relays notice with their next write, within a fifth of their lease when idle. Order within a key holds among
+/// what is delivered again.
+///
+/// # Errors
+/// [`Error::Invalid`] where the database does not know the sink; [`Error::Database`], with nothing changed.
+pub async fn replay(
+    connection: &mut PgConnection,
+    sink: &str,
+    from: From,
+) -> Result<Option<Replay>, Error> {
+    run(connection, BEGIN).await?;
+    let set_back = set_back(connection, sink, from).await;
+    end(connection, set_back).await
+}
+
+async fn set_back(
+    connection: &mut PgConnection,
+    sink: &str,
+    from: From,
+) -> Result<Option<Replay>, Error> {
+    let cursors = fetch(connection, sqlx::query(LOCK).bind(sink)).await?;
+    if cursors.is_empty() {
+        return Err(Error::invalid(
+            format!("sink {sink:?}"),
+            "has never had a relay",
+        ));
+    }
+    let first = match from {
+        From::Sequence(first) => Some(first.max(1)),
+        From::Time(time) => {
+            let since = time
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default();
+            let micros = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
+            let rows = fetch(connection, sqlx::query(FIRST).bind(micros)).await?;
+            rows.first().map_or(Ok(None), |row| row.try_get(0))?
+        }
+    };
+    let Some(first) = first else {
+        return Ok(None);
+    };
+    let query = sqlx::query(SET_BACK).bind(sink).bind(first);
+    let rows = fetch(connection, query).await?;
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    let events: i64 = row.try_get(1)?;
+    Ok(Some(Replay {
+        first: row.try_get(0)?,
+        events: events.unsigned_abs(),
+    }))
+}
