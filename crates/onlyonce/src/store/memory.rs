@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 
 use super::decision::{ClaimDecision, Row, SettleDecision, decide_claim, decide_settle};
 use super::operator::{
@@ -37,7 +38,8 @@ pub struct MemoryStore {
 }
 
 struct Table {
-    rows: HashMap<RecordId, Entry>,
+    /// By ids, which are hashes already: a seed of our own is all that they need.
+    rows: HashMap<RecordId, Entry, RandomState>,
     generation: Generation,
     bytes: usize,
     records_max: usize,
@@ -70,7 +72,7 @@ impl MemoryStore {
     /// A store of at most `records_max` records and `bytes_max` bytes of encoded responses.
     pub fn new(records_max: usize, bytes_max: usize, clock: impl Clock) -> Self {
         let table = Table {
-            rows: HashMap::new(),
+            rows: HashMap::default(),
             generation: Generation::random(),
             bytes: 0,
             records_max,
@@ -111,6 +113,19 @@ impl Entry {
             claimable_at: None,
             response: None,
         }
+    }
+
+    fn settle(&mut self, settlement: &Settlement, now: Timestamp) {
+        self.settled_at = Some(now);
+        (self.state, self.response) = match settlement {
+            Settlement::Completed(response) => (StoredState::Completed, Some(response.clone())),
+            Settlement::Unknown => (StoredState::Unknown, None),
+            Settlement::Released => (StoredState::Free, None),
+        };
+    }
+
+    fn response_len(&self) -> usize {
+        self.response.as_ref().map_or(0, Bytes::len)
     }
 
     fn row(&self, now: Timestamp) -> Row {
@@ -167,9 +182,9 @@ impl Entry {
 
 impl Table {
     fn put(&mut self, id: RecordId, entry: Entry) {
-        self.bytes += entry.response.as_ref().map_or(0, Bytes::len);
+        self.bytes += entry.response_len();
         if let Some(old) = self.rows.insert(id, entry) {
-            self.bytes -= old.response.as_ref().map_or(0, Bytes::len);
+            self.bytes -= old.response_len();
         }
     }
 
@@ -184,7 +199,7 @@ impl Table {
             .collect();
         for id in &ids {
             if let Some(old) = self.rows.remove(id) {
-                self.bytes -= old.response.as_ref().map_or(0, Bytes::len);
+                self.bytes -= old.response_len();
             }
         }
         ids.len()
@@ -248,23 +263,24 @@ impl Store for MemoryStore {
     ) -> Result<Settled, StoreError> {
         let mut table = self.table();
         let now = self.clock.now();
-        let row = table.rows.get(&claim.id).map(|entry| entry.row(now));
-        let mut entry = match decide_settle(row.as_ref(), claim.token, epoch, settlement) {
+        let Table { rows, bytes, .. } = &mut *table;
+        let mut there = rows.get_mut(&claim.id);
+        let row = there.as_ref().map(|entry| entry.row(now));
+        match decide_settle(row.as_ref(), claim.token, epoch, settlement) {
             SettleDecision::AlreadyDone => return Ok(Settled::Done),
             SettleDecision::Stale => return Ok(Settled::Stale),
-            SettleDecision::Insert => Entry::new(claim, epoch, now),
-            SettleDecision::Apply => match table.rows.get(&claim.id) {
-                Some(entry) => entry.clone(),
-                None => return Ok(Settled::Stale),
-            },
+            SettleDecision::Apply => {}
+            SettleDecision::Insert => there = None,
+        }
+        let Some(entry) = there else {
+            let mut entry = Entry::new(claim, epoch, now);
+            entry.settle(settlement, now);
+            table.put(claim.id, entry);
+            return Ok(Settled::Done);
         };
-        entry.settled_at = Some(now);
-        (entry.state, entry.response) = match settlement {
-            Settlement::Completed(response) => (StoredState::Completed, Some(response.clone())),
-            Settlement::Unknown => (StoredState::Unknown, None),
-            Settlement::Released => (StoredState::Free, None),
-        };
-        table.put(claim.id, entry);
+        *bytes -= entry.response_len();
+        entry.settle(settlement, now);
+        *bytes += entry.response_len();
         Ok(Settled::Done)
     }
 
