@@ -115,9 +115,19 @@ pub(super) fn buffered_head(parts: &mut Parts, length: usize) {
         parts.headers.remove(name);
     }
     // A body of no bytes keeps the framing it came with: `Content-Length: 0` or none at all.
-    if length > 0 {
+    if length > 0 && !declares(&parts.headers, length) {
         parts.headers.insert(CONTENT_LENGTH, length.into());
     }
+}
+
+/// Whether the head has this length already, once and as we would write it.
+fn declares(headers: &HeaderMap, length: usize) -> bool {
+    let mut lines = headers.get_all(CONTENT_LENGTH).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else {
+        return false;
+    };
+    let written = |text: &str| !text.starts_with(['0', '+']) && text.parse() == Ok(length);
+    line.to_str().is_ok_and(written)
 }
 
 fn declared_length<B: Body>(headers: &HeaderMap, body: &B) -> u64 {

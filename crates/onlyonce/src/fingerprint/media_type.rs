@@ -4,6 +4,8 @@
 //! order are too, unless they share a name: which one counts then is up to the reader. Values are
 //! case-sensitive, but for `charset`.
 
+use std::borrow::Cow;
+
 /// Type and parameters: names in lower case, values without quotes, sorted by name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct MediaType {
@@ -42,13 +44,16 @@ impl MediaType {
     }
 
     /// One spelling for all that mean the same. What is no media type is compared by its bytes.
-    pub(super) fn normalise(value: &[u8]) -> Vec<u8> {
+    pub(super) fn normalise(value: &[u8]) -> Cow<'_, [u8]> {
+        if is_plain(value) {
+            return value.into();
+        }
         let Some(Self {
             essence,
             parameters,
         }) = Self::parse(value)
         else {
-            return [b"?", value].concat();
+            return [b"?", value].concat().into();
         };
         let mut out = essence;
         for (name, value) in parameters {
@@ -63,7 +68,7 @@ impl MediaType {
             }
             out.push(b'"');
         }
-        out
+        out.into()
     }
 
     /// Whether it is `application/json`, `text/json`, or has the suffix `+json` (RFC 6839 section 3.1), in
@@ -74,6 +79,16 @@ impl MediaType {
         let utf8 = |(name, value): &Parameter| name != b"charset" || value == b"utf-8";
         json && self.parameters.iter().all(utf8)
     }
+}
+
+/// Whether it is spelt as it would be here: a type without parameters, in the characters that most types have.
+fn is_plain(value: &[u8]) -> bool {
+    let letter = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'+' | b'.');
+    let slash = value.iter().position(|byte| !letter(byte));
+    slash.is_some_and(|at| {
+        let (main, sub) = (&value[..at], &value[at + 1..]);
+        value[at] == b'/' && !main.is_empty() && !sub.is_empty() && sub.iter().all(letter)
+    })
 }
 
 type Parameter = (Vec<u8>, Vec<u8>);
@@ -125,13 +140,16 @@ mod tests {
     use super::*;
 
     fn normalise(value: &str) -> String {
-        String::from_utf8(MediaType::normalise(value.as_bytes())).unwrap()
+        String::from_utf8(MediaType::normalise(value.as_bytes()).into_owned()).unwrap()
     }
 
     #[test]
     fn m7_one_spelling() {
         for (value, expected) in [
             ("text/plain", "text/plain"),
+            ("application/vnd.api+json", "application/vnd.api+json"),
+            ("application/x-7z-compressed", "application/x-7z-compressed"),
+            ("a_b/c", "a_b/c"),
             (" TEXT/Plain ", "text/plain"),
             ("a/b;c=D", "a/b;c=\"D\""),
             ("a/b ; C=\"D\" ;", "a/b;c=\"D\""),
@@ -149,6 +167,9 @@ mod tests {
             ("a/b/c", "?a/b/c"),
             ("/b", "?/b"),
             ("a/", "?a/"),
+            ("/", "?/"),
+            ("a//b", "?a//b"),
+            ("ä/b", "?ä/b"),
             ("a", "?a"),
             ("", "?"),
         ] {

@@ -53,9 +53,9 @@ impl Credential {
         match source {
             CredentialSource::Default => Self::by_default(headers),
             CredentialSource::Header(name) => {
-                Self::new("header", name.as_str(), &lines(headers, name))
+                Self::new("header", name.as_str(), lines(headers, name))
             }
-            CredentialSource::Cookie(name) => Self::new("cookie", name, &cookies(headers, name)),
+            CredentialSource::Cookie(name) => Self::new("cookie", name, cookies(headers, name)),
         }
     }
 
@@ -68,15 +68,16 @@ impl Credential {
     /// Both headers count, because either may be the one that tells callers apart: a token that an edge
     /// gives to everybody goes with a key of each customer's own.
     fn by_default(headers: &HeaderMap) -> Self {
-        let (tokens, keys) = (filled(headers, &AUTHORIZATION), filled(headers, &X_API_KEY));
-        if tokens.is_empty() && keys.is_empty() {
-            return Self::new("header", COOKIE.as_str(), &filled(headers, &COOKIE));
+        let mut tokens = filled(headers, &AUTHORIZATION).peekable();
+        let mut keys = filled(headers, &X_API_KEY).peekable();
+        if tokens.peek().is_none() && keys.peek().is_none() {
+            return Self::new("header", COOKIE.as_str(), filled(headers, &COOKIE));
         }
         let mut fields = Fields::new(&CREDENTIAL);
         Self(fields.field("default").list(tokens).list(keys).finish())
     }
 
-    fn new(kind: &str, name: &str, values: &[&[u8]]) -> Self {
+    fn new<'a>(kind: &str, name: &str, values: impl Iterator<Item = &'a [u8]>) -> Self {
         let mut fields = Fields::new(&CREDENTIAL);
         Self(fields.field(kind).field(name).list(values).finish())
     }
@@ -89,31 +90,32 @@ impl fmt::Debug for Credential {
 }
 
 /// The values of a header, line by line.
-pub(super) fn lines<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a [u8]> {
+pub(super) fn lines<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'a [u8]> + use<'a> {
     headers
         .get_all(name)
-        .iter()
+        .into_iter()
         .map(|line| line.as_bytes())
-        .collect()
 }
 
 /// The lines of a header that say something.
-pub(super) fn filled<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a [u8]> {
-    let mut lines = lines(headers, name);
-    lines.retain(|line| !line.trim_ascii().is_empty());
-    lines
+pub(super) fn filled<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    lines(headers, name).filter(|line| !line.trim_ascii().is_empty())
 }
 
 /// The values of a cookie, from all lines and as often as it is there (RFC 6265 section 5.4).
-pub(super) fn cookies<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a [u8]> {
+pub(super) fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
     lines(headers, &COOKIE)
-        .into_iter()
         .flat_map(|line| line.split(|byte| *byte == b';'))
-        .filter_map(|pair| {
+        .filter_map(move |pair| {
             let pair = pair.trim_ascii();
             pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
         })
-        .collect()
 }
 
 #[cfg(test)]

@@ -87,10 +87,10 @@ impl Principal {
         match source {
             PrincipalSource::Default => Self::by_default(headers),
             PrincipalSource::Header(name) => {
-                Self::named(Kind::Header, name.as_str(), lines(headers, name))
+                Self::some(Kind::Header, Some(name.as_str()), lines(headers, name))
             }
             PrincipalSource::Cookie(name) => {
-                Self::named(Kind::Cookie, name, cookies(headers, name))
+                Self::some(Kind::Cookie, Some(name), cookies(headers, name))
             }
         }
     }
@@ -105,23 +105,24 @@ impl Principal {
     }
 
     fn by_default(headers: &HeaderMap) -> Self {
-        match &*filled(headers, &AUTHORIZATION) {
-            [] => match &*filled(headers, &X_API_KEY) {
-                [] => Self::anonymous(),
-                keys => Self::new(Kind::ApiKey, keys),
-            },
-            [line] => subject(line)
+        let mut lines = filled(headers, &AUTHORIZATION);
+        match (lines.next(), lines.next()) {
+            (None, _) => Self::some(Kind::ApiKey, None, filled(headers, &X_API_KEY)),
+            (Some(line), None) => subject(line)
                 .or_else(|| user(line))
                 .unwrap_or_else(|| Self::new(Kind::Authorization, [line])),
-            several => Self::new(Kind::Authorization, several),
+            (Some(_), Some(_)) => Self::new(Kind::Authorization, filled(headers, &AUTHORIZATION)),
         }
     }
 
-    fn named(kind: Kind, name: &str, values: Vec<&[u8]>) -> Self {
-        if values.is_empty() {
+    /// A principal of what is there; anonymous where nothing is.
+    fn some<'a>(kind: Kind, name: Option<&'a str>, values: impl Iterator<Item = &'a [u8]>) -> Self {
+        let mut values = values.peekable();
+        if values.peek().is_none() {
             return Self::anonymous();
         }
-        Self::new(kind, std::iter::once(name.as_bytes()).chain(values))
+        let name = name.map(str::as_bytes).into_iter();
+        Self::new(kind, name.chain(values))
     }
 
     fn anonymous() -> Self {
