@@ -182,6 +182,8 @@ impl Drop for Reader {
 /// Bytes in the pieces in which they came, without a copy; small ones that have to wait are joined.
 #[derive(Debug, Default)]
 struct Pieces {
+    /// Before all others; most bodies have no other.
+    first: Bytes,
     whole: VecDeque<Bytes>,
     /// Small pieces behind those, in one.
     joined: BytesMut,
@@ -195,32 +197,37 @@ impl Pieces {
     fn push(&mut self, piece: Bytes) {
         let is_waiting = !self.is_empty();
         self.bytes += piece.len();
-        if is_waiting && piece.len() < SMALL_BYTES {
+        if !is_waiting {
+            self.first = piece;
+            return;
+        }
+        if piece.len() < SMALL_BYTES {
             self.joined.extend_from_slice(&piece);
             return;
         }
         if let Some(joined) = self.take_joined() {
             self.whole.push_back(joined);
         }
-        if !piece.is_empty() {
-            self.whole.push_back(piece);
-        }
+        self.whole.push_back(piece);
     }
 
     fn pop(&mut self) -> Option<Bytes> {
-        let piece = self.whole.pop_front().or_else(|| self.take_joined())?;
+        let piece = if self.first.is_empty() {
+            self.whole.pop_front().or_else(|| self.take_joined())?
+        } else {
+            std::mem::take(&mut self.first)
+        };
         self.bytes -= piece.len();
         Some(piece)
     }
 
     /// The bytes in one piece; without a copy where they came in one.
     fn concat(&self) -> Bytes {
-        if let (Some(only), 1, true) =
-            (self.whole.front(), self.whole.len(), self.joined.is_empty())
-        {
-            return only.clone();
+        if self.first.len() == self.bytes {
+            return self.first.clone();
         }
         let mut all = BytesMut::with_capacity(self.bytes);
+        all.extend_from_slice(&self.first);
         for piece in &self.whole {
             all.extend_from_slice(piece);
         }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::CONTENT_LENGTH;
 use http::response::Parts;
-use http::{Method, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
@@ -26,10 +26,11 @@ use crate::codec::StoredResponse;
 use crate::record::Epoch;
 use crate::store::Settlement;
 
-/// How an upstream's body ended, and the frames that were held back.
+/// How an upstream's body ended, and what was held back.
 struct End {
     clean: Result<(), BoxError>,
-    held: Vec<Frame<Bytes>>,
+    data: Bytes,
+    trailers: Option<HeaderMap>,
 }
 
 impl Task {
@@ -58,7 +59,11 @@ impl Task {
         let response = Response::from_parts(parts, ResponseBody::captured(reader));
         let _ = answer.send(Reply::Answered(response));
 
-        let End { clean, held } = self.stream(body, exact, &writer, &mut capture).await;
+        let End {
+            clean,
+            data,
+            trailers,
+        } = self.stream(body, exact, &writer, &mut capture).await;
         let settlement = match &clean {
             Ok(()) => Settlement::Completed(
                 recorded::encode(StoredResponse {
@@ -75,7 +80,10 @@ impl Task {
             let (outcome, end) = conclude(settled, clean);
             line.write(outcome, status);
             if end.is_ok() {
-                held.into_iter().for_each(|frame| writer.push(frame));
+                writer.push(Frame::data(data));
+                if let Some(trailers) = trailers {
+                    writer.push(Frame::trailers(trailers));
+                }
             }
             writer.finish(end);
         })
@@ -124,7 +132,7 @@ impl Task {
         // Boxed where it arises: the body's own error need not be `Send`.
         let mut body = std::pin::pin!(body.map_err(Into::<BoxError>::into));
         let (abort, end) = (&self.guard.resources.abort, self.deadline.end());
-        let mut held = Vec::new();
+        let (mut last, mut trailers) = (Bytes::new(), None);
         let mut length = 0;
         let clean = loop {
             let next = AssertUnwindSafe(body.frame()).catch_unwind();
@@ -136,18 +144,27 @@ impl Task {
                 Ok(Err(_panic)) => break Err("the response's body panicked".into()),
                 Err(cut) => break Err(cut.into()),
             };
-            if let Some(data) = frame.data_ref() {
-                length += u64::try_from(data.len()).unwrap_or(u64::MAX);
-                capture.push(data);
+            let data = match frame.into_data() {
+                Ok(data) => data,
+                Err(frame) => {
+                    trailers = frame.into_trailers().ok();
+                    continue;
+                }
+            };
+            length += u64::try_from(data.len()).unwrap_or(u64::MAX);
+            capture.push(&data);
+            match exact {
+                Some(exact) if length > exact => {
+                    break Err("the response is longer than its length says".into());
+                }
+                // What may follow has no bytes.
+                Some(exact) if length == exact && !last.is_empty() => continue,
+                Some(exact) if length == exact => {
+                    last = data;
+                    continue;
+                }
+                _ => writer.push(Frame::data(data)),
             }
-            if exact.is_some_and(|exact| length > exact) {
-                break Err("the response is longer than its length says".into());
-            }
-            if frame.is_trailers() || exact == Some(length) {
-                held.push(frame);
-                continue;
-            }
-            writer.push(frame);
             if capture.is_over() {
                 let room = self.alarm.limit(abort, end, writer.room());
                 if room.await.is_err() {
@@ -155,7 +172,11 @@ impl Task {
                 }
             }
         };
-        End { clean, held }
+        End {
+            clean,
+            data: last,
+            trailers,
+        }
     }
 }
 
