@@ -39,7 +39,8 @@ pub struct MemoryStore {
 
 struct Table {
     /// By ids, which are hashes already: a seed of our own is all that they need.
-    rows: HashMap<RecordId, Entry, RandomState>,
+    /// Boxed, for a table that grows moves what is in it, while nobody gets to it.
+    rows: HashMap<RecordId, Box<Entry>, RandomState>,
     generation: Generation,
     bytes: usize,
     records_max: usize,
@@ -183,7 +184,7 @@ impl Entry {
 impl Table {
     fn put(&mut self, id: RecordId, entry: Entry) {
         self.bytes += entry.response_len();
-        if let Some(old) = self.rows.insert(id, entry) {
+        if let Some(old) = self.rows.insert(id, Box::new(entry)) {
             self.bytes -= old.response_len();
         }
     }
@@ -344,7 +345,7 @@ impl Operator for MemoryStore {
         if let Some(refused) = refuse(&entry.summary(*id, now), now, resolution, force) {
             return Ok(Resolved::Refused(refused));
         }
-        let mut entry = entry.clone();
+        let mut entry = Entry::clone(entry);
         entry.epoch = entry.epoch.next();
         entry.settled_at = Some(now);
         (entry.state, entry.response) = match resolution {
