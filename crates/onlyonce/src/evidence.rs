@@ -43,10 +43,11 @@ pub struct Deadline {
 impl Deadline {
     /// A deadline that counts from now.
     pub fn after(limit: Duration) -> Self {
-        Self {
-            start: Instant::now(),
-            limit,
-        }
+        Self::from(Instant::now(), limit)
+    }
+
+    pub(crate) const fn from(start: Instant, limit: Duration) -> Self {
+        Self { start, limit }
     }
 
     /// When everything must be over: past it the outcome is unknown.

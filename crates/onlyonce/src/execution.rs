@@ -124,8 +124,8 @@ impl Execution {
             // Without reading the body: a duplicate of a large upload costs nothing.
             return Ok(self.problem(&requester, Outcome::InProgress, &in_progress()));
         }
-        let mut alarm = Alarm::default();
-        let upload = upload::read(&self.guard, &mut alarm, &parts.headers, body);
+        let (mut alarm, begun) = (Alarm::default(), requester.line.started);
+        let upload = upload::read(&self.guard, &mut alarm, begun, &parts.headers, body);
         let upload = match upload.await {
             Ok(upload) => upload,
             Err(problem) => return Ok(self.problem(&requester, Outcome::UploadFailed, &problem)),
@@ -141,11 +141,10 @@ impl Execution {
             let present = Present::Completed(known);
             return Ok(self.answer_from_record(&requester, &asked, present).await);
         }
-        let claim = self.claim_of(&requester, &asked);
         upload::buffered_head(&mut parts, bytes.len());
         let request = Request::from_parts(parts, RequestBody::buffered(bytes));
         let reply = self
-            .detach(service, request, reserved, alarm, &requester, claim)
+            .detach(service, request, reserved, alarm, &requester, &asked)
             .await;
         self.conclude(&requester, &asked, reply).await
     }
@@ -183,7 +182,7 @@ impl Execution {
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 
-    fn claim_of(&self, requester: &Requester, asked: &Asked) -> Claim {
+    fn claim_of(&self, requester: &Requester, asked: &Asked, asked_at: Instant) -> Claim {
         Claim {
             id: requester.id,
             token: Token::random(),
@@ -192,7 +191,7 @@ impl Execution {
             lease: self.guard.policy.lease(),
             retention: self.guard.policy.retention,
             on_unknown: self.guard.policy.on_unknown,
-            asked_at: Instant::now(),
+            asked_at,
         }
     }
 
@@ -204,7 +203,7 @@ impl Execution {
         uploaded: Reservation,
         alarm: Alarm,
         requester: &Requester,
-        claim: Claim,
+        asked: &Asked,
     ) -> Reply<R, S::Error>
     where
         S: Inner<B, R>,
@@ -224,11 +223,12 @@ impl Execution {
             return Reply::Problem(problem);
         };
         let (reply, answer) = oneshot::channel();
+        let now = Instant::now();
         let task = Box::new(forwarding::Task {
             guard: Arc::clone(&self.guard),
             alarm,
-            claim,
-            deadline: Deadline::after(self.guard.policy.deadline),
+            claim: self.claim_of(requester, asked, now),
+            deadline: Deadline::from(now, self.guard.policy.deadline),
             line: requester.line.clone(),
             uploaded,
             presence: Some(presence),

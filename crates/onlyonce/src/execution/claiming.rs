@@ -27,7 +27,7 @@ pub(super) async fn claim(
     claim: &Claim,
     deadline: &Deadline,
 ) -> Result<Claimed, NotClaimed> {
-    let patience = Instant::now() + resources.limits.claim_patience;
+    let patience = claim.asked_at + resources.limits.claim_patience;
     let give_up = deadline.start_by().min(patience);
     let mut may_have_applied = false;
     let mut backoff = Backoff::default();

@@ -30,6 +30,7 @@ pub(super) struct Upload {
 pub(super) async fn read<B>(
     guard: &Guard,
     alarm: &mut Alarm,
+    begun: Instant,
     headers: &HeaderMap,
     body: B,
 ) -> Result<Upload, Problem>
@@ -47,8 +48,7 @@ where
     let mut body = std::pin::pin!(body);
     let mut reserved = guard.resources.uploaded.reservation();
     let mut pieces = Pieces::default();
-    let mut came = Instant::now();
-    let end = came + policy.body_total_max;
+    let (mut came, end) = (begun, begun + policy.body_total_max);
     while !body.is_end_stream() {
         let until = end.min(came + policy.body_idle_max);
         let frame = match alarm.limit(abort, until, body.frame()).await {
@@ -57,7 +57,6 @@ where
             Ok(Some(Err(error))) => return Err(broken(error.into())),
             Err(_cut) => return Err(Problem::new(Code::BodyTimeout)),
         };
-        came = Instant::now();
         let Ok(data) = frame.into_data() else {
             continue;
         };
@@ -69,6 +68,9 @@ where
                 .with_detail("too many uploads are under way; nothing was executed"));
         }
         pieces.push(data, declared);
+        if !body.is_end_stream() {
+            came = Instant::now();
+        }
     }
     Ok(Upload {
         bytes: pieces.whole(),
