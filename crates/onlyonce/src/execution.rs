@@ -25,7 +25,7 @@ use crate::body::{RequestBody, ResponseBody};
 use crate::budget::Reservation;
 use crate::evidence::Deadline;
 use crate::fingerprint::fingerprint;
-use crate::in_flight::{IN_FLIGHT_HERE, Presence};
+use crate::in_flight::{IN_FLIGHT_HERE, Presence, Twin};
 use crate::key::IdempotencyKey;
 use crate::policy::{BodyFingerprint, OnDuplicate};
 use crate::problem::{Code, Problem};
@@ -146,7 +146,15 @@ impl Execution {
         let reply = self
             .detach(service, request, reserved, alarm, &requester, &asked)
             .await;
-        self.conclude(&requester, &asked, reply).await
+        let present = match reply {
+            Reply::Answered(response) => return Ok(self.finished(&requester, response)),
+            Reply::Failed(error) => return Err(error),
+            Reply::Panicked(panic) => std::panic::resume_unwind(panic),
+            Reply::Problem(problem) => return Ok(self.answer_problem(&requester, &problem)),
+            Reply::Present(present) => present,
+        };
+        // Boxed, like all that few requests come to: each would make the future of every request larger.
+        Ok(Box::pin(self.conclude(&requester, &asked, present)).await)
     }
 
     fn identify(&self, parts: &Parts) -> Requester {
@@ -252,13 +260,16 @@ impl Execution {
     /// Enters the request among those in flight here; `Err` where a twin has the record, or has been told whose
     /// it is.
     async fn enter(&self, id: RecordId) -> Result<Presence, Present> {
+        match self.guard.resources.in_flight.enter(id) {
+            Ok(presence) => Ok(presence),
+            Err(twin) => Box::pin(self.enter_after(twin, id)).await,
+        }
+    }
+
+    async fn enter_after(&self, mut twin: Twin, id: RecordId) -> Result<Presence, Present> {
         let Resources {
             in_flight, limits, ..
         } = &*self.guard.resources;
-        let mut twin = match in_flight.enter(id) {
-            Ok(presence) => return Ok(presence),
-            Err(twin) => twin,
-        };
         let came = Instant::now();
         let entered = async {
             loop {
@@ -276,32 +287,23 @@ impl Execution {
         entered.unwrap_or(Err(IN_FLIGHT_HERE))
     }
 
-    /// Turns what the task said into the client's answer.
-    async fn conclude<R, E>(
+    /// Answers a request that found another's record when it claimed, after waiting for it if the policy says so.
+    async fn conclude<R>(
         &self,
         requester: &Requester,
         asked: &Asked,
-        reply: Reply<R, E>,
-    ) -> Result<Response<ResponseBody<R>>, E> {
-        let present = match reply {
-            Reply::Answered(response) => return Ok(self.finished(requester, response)),
-            Reply::Failed(error) => return Err(error),
-            Reply::Panicked(panic) => std::panic::resume_unwind(panic),
-            Reply::Problem(problem) => return Ok(self.answer_problem(requester, &problem)),
-            Reply::Present(present) => present,
-        };
+        present: Present,
+    ) -> Response<ResponseBody<R>> {
         let present = match (present, self.guard.policy.on_duplicate) {
             (Present::InFlight { .. }, OnDuplicate::Wait(limit)) => {
                 match waiting::wait(&self.guard.resources, &requester.id, limit).await {
                     Some(present) => present,
-                    None => {
-                        return Ok(self.problem(requester, Outcome::InProgress, &in_progress()));
-                    }
+                    None => return self.problem(requester, Outcome::InProgress, &in_progress()),
                 }
             }
             (present, _) => present,
         };
-        Ok(self.answer_from_record(requester, asked, present).await)
+        self.answer_from_record(requester, asked, present).await
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) struct NotClaimed {
 }
 
 /// Claims, with repeats as long as it is not known what became of the last try.
-pub(super) async fn claim(
+pub(super) async fn acquire(
     resources: &Resources,
     alarm: &mut Alarm,
     claim: &Claim,

@@ -1,6 +1,6 @@
 //! The detached task: claim, forward once, classify, settle.
 //!
-//! Hazard: every way out of [`Task::forward`] after the claim must settle. They are few and named: the
+//! Hazard: every way on from a claim that was acquired must settle. They are few and named: the
 //! service is not ready, time is up, drain gives up, the service fails or panics, or it answers.
 
 use std::any::Any;
@@ -16,8 +16,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::alarm::{Alarm, Cut};
 use super::answer::unknown_to_first_caller;
-use super::claiming::{NotClaimed, abandon, claim};
+use super::claiming::{NotClaimed, abandon, acquire};
 use super::settling::Held;
+use super::streaming::has_no_body;
 use super::{Inner, LogLine, Outcome, Reply, store_unavailable};
 use crate::BoxError;
 use crate::body::{RequestBody, ResponseBody};
@@ -44,8 +45,17 @@ pub(super) struct Task {
     pub(super) slot: OwnedSemaphorePermit,
 }
 
+/// What came of forwarding.
+enum Forwarded<R, E> {
+    Answered(Response<R>),
+    /// Nothing was sent.
+    Unsent(Reply<R, E>),
+    /// It may have been executed, and there is no answer.
+    Lost(Lost<E>),
+}
+
 /// How the inner service ended, short of an answer.
-enum Ended<E> {
+enum Lost<E> {
     TimedOut,
     GivenUp,
     Failed(E),
@@ -59,9 +69,12 @@ type Answer<R, E> = oneshot::Sender<Reply<R, E>>;
 
 impl Task {
     /// Claims, and forwards if the claim is acquired.
+    ///
+    /// One step after the other, none inside another: a future has room for all that it may hold at one time,
+    /// and a step that waits for the next would hold its own meanwhile.
     pub(super) async fn run<S, B, R>(
         mut self: Box<Self>,
-        mut service: S,
+        service: S,
         request: Request<RequestBody<B>>,
         answer: Answer<R, S::Error>,
     ) where
@@ -70,42 +83,56 @@ impl Task {
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        let this = &mut *self;
-        match claim(
-            &this.guard.resources,
-            &mut this.alarm,
-            &this.claim,
-            &this.deadline,
-        )
-        .await
-        {
-            Ok(Claimed::Acquired(epoch)) => {
-                self.presence.as_ref().inspect(|presence| presence.own());
-                crate::failpoint!("after_claim");
-                self.forward(epoch, service, request, answer).await;
-            }
+        let Self {
+            guard,
+            alarm,
+            claim,
+            deadline,
+            ..
+        } = &mut *self;
+        let epoch = match acquire(&guard.resources, alarm, claim, deadline).await {
+            Ok(Claimed::Acquired(epoch)) => epoch,
             Ok(Claimed::Present(present)) => {
                 if let Some(presence) = self.presence.take() {
                     presence.tell(self.claim.asked_at, &present);
                 }
                 let _ = answer.send(Reply::Present(present));
+                return;
             }
-            Err(NotClaimed {
-                error,
-                may_have_applied,
-            }) => {
-                drop(self.presence.take());
-                if may_have_applied {
-                    self.abandon_in_background();
-                }
-                if self.guard.policy.on_store_failure == OnStoreFailure::Forward {
-                    let _ = answer.send(self.forward_unguarded(&mut service, request).await);
-                } else {
-                    let reply = self.problem(Outcome::StoreUnavailable, store_unavailable(&error));
-                    let _ = answer.send(reply);
-                }
+            Err(not_claimed) => {
+                // Boxed: few come here, and it would make every request's future larger.
+                let reply = Box::pin(self.without_claim(not_claimed, service, request));
+                let _ = answer.send(reply.await);
+                return;
             }
+        };
+        self.presence.as_ref().inspect(|presence| presence.own());
+        crate::failpoint!("after_claim");
+        match self.forward(service, request).await {
+            Forwarded::Answered(response) => self.answered(epoch, response, answer).await,
+            Forwarded::Unsent(reply) => self.unsent(epoch, reply, answer).await,
+            Forwarded::Lost(lost) => self.lost(epoch, lost, answer).await,
         }
+    }
+
+    async fn without_claim<S, B, R>(
+        &mut self,
+        not_claimed: NotClaimed,
+        service: S,
+        request: Request<RequestBody<B>>,
+    ) -> Reply<R, S::Error>
+    where
+        S: Inner<B, R>,
+    {
+        drop(self.presence.take());
+        if not_claimed.may_have_applied {
+            self.abandon_in_background();
+        }
+        if self.guard.policy.on_store_failure == OnStoreFailure::Forward {
+            return self.forward_unguarded(service, request).await;
+        }
+        let problem = store_unavailable(&not_claimed.error);
+        self.problem(Outcome::StoreUnavailable, problem)
     }
 
     fn abandon_in_background(&mut self) {
@@ -120,7 +147,7 @@ impl Task {
 
     async fn forward_unguarded<S, B, R>(
         &self,
-        service: &mut S,
+        mut service: S,
         request: Request<RequestBody<B>>,
     ) -> Reply<R, S::Error>
     where
@@ -141,16 +168,12 @@ impl Task {
     }
 
     async fn forward<S, B, R>(
-        mut self: Box<Self>,
-        epoch: Epoch,
+        &mut self,
         mut service: S,
         mut request: Request<RequestBody<B>>,
-        answer: Answer<R, S::Error>,
-    ) where
+    ) -> Forwarded<R, S::Error>
+    where
         S: Inner<B, R>,
-        B: Send + 'static,
-        R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Into<BoxError>,
     {
         // A clone is made ready only now: one made earlier might have held a permit through the upload.
         let ready = AssertUnwindSafe(poll_fn(|cx| service.poll_ready(cx))).catch_unwind();
@@ -159,15 +182,14 @@ impl Task {
             Ok(Ok(Ok(()))) if self.may_start() => {}
             Ok(Ok(Err(error))) => {
                 self.line.write(Outcome::Released, FAILED);
-                return self.unsent(epoch, Reply::Failed(error), answer).await;
+                return Forwarded::Unsent(Reply::Failed(error));
             }
             Ok(Err(panic)) => {
                 self.line.write(Outcome::Released, FAILED);
-                return self.unsent(epoch, Reply::Panicked(panic), answer).await;
+                return Forwarded::Unsent(Reply::Panicked(panic));
             }
             Ok(Ok(Ok(()))) | Err(_) => {
-                let reply = self.problem(Outcome::StoreUnavailable, too_late());
-                return self.unsent(epoch, reply, answer).await;
+                return Forwarded::Unsent(self.problem(Outcome::StoreUnavailable, too_late()));
             }
         }
         crate::failpoint!("before_forward");
@@ -175,14 +197,13 @@ impl Task {
         request.extensions_mut().insert(self.claim.id);
         let called = AssertUnwindSafe(async { service.call(request).await }).catch_unwind();
         let (abort, end) = (&self.guard.resources.abort, self.deadline.end());
-        let ended = match self.alarm.limit(abort, end, called).or_aborted().await {
-            Ok(Ok(Ok(response))) => return self.answered(epoch, response, answer).await,
-            Ok(Ok(Err(error))) => Ended::Failed(error),
-            Ok(Err(panic)) => Ended::Panicked(panic),
-            Err(Cut::Elapsed) => Ended::TimedOut,
-            Err(Cut::Aborted) => Ended::GivenUp,
-        };
-        self.unknown(epoch, ended, answer).await;
+        match self.alarm.limit(abort, end, called).or_aborted().await {
+            Ok(Ok(Ok(response))) => Forwarded::Answered(response),
+            Ok(Ok(Err(error))) => Forwarded::Lost(Lost::Failed(error)),
+            Ok(Err(panic)) => Forwarded::Lost(Lost::Panicked(panic)),
+            Err(Cut::Elapsed) => Forwarded::Lost(Lost::TimedOut),
+            Err(Cut::Aborted) => Forwarded::Lost(Lost::GivenUp),
+        }
     }
 
     /// The last look before the service is called.
@@ -210,21 +231,16 @@ impl Task {
     }
 
     /// It may have been executed, and there is no answer.
-    async fn unknown<R, E>(
-        mut self: Box<Self>,
-        epoch: Epoch,
-        ended: Ended<E>,
-        answer: Answer<R, E>,
-    ) {
+    async fn lost<R, E>(mut self: Box<Self>, epoch: Epoch, lost: Lost<E>, answer: Answer<R, E>) {
         self.uploaded.give_back();
-        let (reply, status) = match ended {
-            Ended::TimedOut | Ended::GivenUp => {
-                let problem = unknown_to_first_caller(matches!(ended, Ended::TimedOut));
+        let (reply, status) = match lost {
+            Lost::TimedOut | Lost::GivenUp => {
+                let problem = unknown_to_first_caller(matches!(lost, Lost::TimedOut));
                 let status = problem.status();
                 (Reply::Problem(problem), status)
             }
-            Ended::Failed(error) => (Reply::Failed(error), FAILED),
-            Ended::Panicked(panic) => (Reply::Panicked(panic), FAILED),
+            Lost::Failed(error) => (Reply::Failed(error), FAILED),
+            Lost::Panicked(panic) => (Reply::Panicked(panic), FAILED),
         };
         self.line.write(Outcome::Unknown, status);
         self.settle_then(epoch, &Settlement::Unknown, |_| {
@@ -246,6 +262,9 @@ impl Task {
         self.uploaded.give_back();
         let (mut parts, body) = response.into_parts();
         let (settlement, outcome) = match classify(&mut parts, &self.guard.policy.statuses) {
+            Verdict::Keep if has_no_body(&self.line.method, &parts, &body) => {
+                return self.keep_head(epoch, parts, answer).await;
+            }
             Verdict::Keep => return self.keep(epoch, parts, body, answer).await,
             Verdict::Release => (Settlement::Released, Outcome::Released),
             Verdict::Unknown => (Settlement::Unknown, Outcome::Unknown),

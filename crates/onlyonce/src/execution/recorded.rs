@@ -69,6 +69,11 @@ pub(super) async fn decode(encoded: Bytes, budget: &Budget) -> Result<StoredResp
     if opened.body_len() <= UNCOUNTED_BYTES_MAX {
         return Ok(opened.expand()?);
     }
+    // Boxed: most are small, and wait for nothing.
+    Box::pin(decode_counted(opened, budget)).await
+}
+
+async fn decode_counted(opened: Opened, budget: &Budget) -> Result<StoredResponse, Unread> {
     let mut reserved = budget.reservation();
     // One that is larger than the whole budget goes alone, or it would never go.
     if !reserved.grow(opened.body_len().min(budget.limit())) {

@@ -34,7 +34,7 @@ struct End {
 }
 
 impl Task {
-    /// Delivers and records a response whose outcome is kept.
+    /// Delivers and records a response that has a body.
     pub(super) async fn keep<R, E>(
         mut self: Box<Self>,
         epoch: Epoch,
@@ -51,9 +51,6 @@ impl Task {
             self.guard.policy.response_bytes_max,
             &self.guard.resources.captured,
         );
-        if has_no_body(&self.line.method, &parts, &body) {
-            return self.keep_head(epoch, parts, answer).await;
-        }
         let exact = exact_length(&parts, &body);
         let (writer, reader) = channel(exact);
         let response = Response::from_parts(parts, ResponseBody::captured(reader));
@@ -91,7 +88,7 @@ impl Task {
     }
 
     /// A response without a body: the head itself is held.
-    async fn keep_head<R, E>(
+    pub(super) async fn keep_head<R, E>(
         mut self: Box<Self>,
         epoch: Epoch,
         parts: Parts,
@@ -193,7 +190,7 @@ fn conclude(settled: Held, clean: Result<(), BoxError>) -> (Outcome, Result<(), 
 }
 
 /// Whether the head is the whole response. One that declares a length and has no byte of it is broken off.
-fn has_no_body<R: Body>(method: &Method, parts: &Parts, body: &R) -> bool {
+pub(super) fn has_no_body<R: Body>(method: &Method, parts: &Parts, body: &R) -> bool {
     let bodiless = matches!(
         parts.status,
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
