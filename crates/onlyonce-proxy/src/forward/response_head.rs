@@ -97,9 +97,11 @@ fn agreed_length(line: &HeaderValue) -> Result<u64, InvalidResponse> {
     agreed.ok_or(InvalidResponse::ContentLength)
 }
 
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
 /// What `Keep-Alive: timeout=n` leaves us, with a second for the way.
 fn announced_keep(headers: &HeaderMap) -> Option<Duration> {
-    let lines = headers.get_all("keep-alive").iter();
+    let lines = headers.get_all(KEEP_ALIVE).iter();
     let seconds = lines.flat_map(members).find_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;
         let is_timeout = name.trim().eq_ignore_ascii_case("timeout");

@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn what_strangers_may_not_say_has_no_twin() {
         for name in crate::headers::forwarded::SAID_BY_PEERS {
-            assert!(PROTECTED.contains(&name.as_str()), "{name}");
+            assert!(PROTECTED.contains(&name), "{name}");
         }
     }
 

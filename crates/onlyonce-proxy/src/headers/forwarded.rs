@@ -13,16 +13,20 @@ use super::remove_where;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const SERVER: HeaderName = HeaderName::from_static("x-forwarded-server");
-const SSL: HeaderName = HeaderName::from_static("x-forwarded-ssl");
 
 /// The fields that only trusted peers are believed in.
-pub(super) const SAID_BY_PEERS: [HeaderName; 9] = [
-    FOR, HOST, PORT, PREFIX, PROTO, REAL_IP, SERVER, SSL, FORWARDED,
+pub(super) const SAID_BY_PEERS: [&str; 9] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-forwarded-server",
+    "x-forwarded-ssl",
+    "x-real-ip",
 ];
 
 /// The other end of a client's connection, in the words in which each of its requests names it.
@@ -65,18 +69,27 @@ pub struct Forwarding<'a> {
 impl Forwarding<'_> {
     /// Writes the fields into a request's headers.
     pub fn write(&self, headers: &mut HeaderMap) {
-        if !self.peer.is_trusted {
-            remove_where(headers, |name| SAID_BY_PEERS.contains(name));
+        let said = |name: &HeaderName| SAID_BY_PEERS.contains(&name.as_str());
+        // Nearly no client sends any of them, and then there is nothing to remove or to be joined with.
+        let is_said = headers.keys().any(said);
+        if is_said && !self.peer.is_trusted {
+            remove_where(headers, said);
         }
-        append_member(headers, FOR, self.peer.address.clone());
+        let is_kept = is_said && self.peer.is_trusted;
+        let mut add = |name, value: HeaderValue, is_list| match is_kept {
+            true if is_list => append_member(headers, name, value),
+            true if headers.contains_key(&name) => {}
+            _ => drop(headers.insert(name, value)),
+        };
+        add(FOR, self.peer.address.clone(), true);
         if let Ok(element) = HeaderValue::try_from(self.element()) {
-            append_member(headers, FORWARDED, element);
+            add(FORWARDED, element, true);
         }
-        insert_absent(headers, PROTO, || {
-            Some(HeaderValue::from_static(self.scheme))
-        });
-        insert_absent(headers, HOST, || self.host.cloned());
-        insert_absent(headers, REAL_IP, || Some(self.peer.address.clone()));
+        add(PROTO, HeaderValue::from_static(self.scheme), false);
+        if let Some(host) = self.host {
+            add(HOST, host.clone(), false);
+        }
+        add(REAL_IP, self.peer.address.clone(), false);
     }
 
     /// Our element of `Forwarded`.
@@ -107,18 +120,6 @@ fn append_member(headers: &mut HeaderMap, name: HeaderName, member: HeaderValue)
     match HeaderValue::from_maybe_shared(Bytes::from(list)) {
         Ok(list) => drop(headers.insert(name, list)),
         Err(_) => drop(headers.remove(name)),
-    }
-}
-
-fn insert_absent(
-    headers: &mut HeaderMap,
-    name: HeaderName,
-    value: impl FnOnce() -> Option<HeaderValue>,
-) {
-    if !headers.contains_key(&name)
-        && let Some(value) = value()
-    {
-        headers.insert(name, value);
     }
 }
 

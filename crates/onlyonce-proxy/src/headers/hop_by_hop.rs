@@ -1,30 +1,33 @@
 //! Fields that concern one connection and end at it.
 
-use http::header::{
-    CONNECTION, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, HeaderMap, HeaderName, TE, UPGRADE};
 
 use super::{members, remove_where};
 
 /// Removed whether or not `Connection` names them (RFC 9110 section 7.6.1).
 ///
 /// `Trailer` stays: it describes the trailer section, which is passed on in responses.
-const ALWAYS: [HeaderName; 8] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
 
 /// Removes connection-level fields: those named by *every* `Connection` line, then the fixed list.
 ///
 /// Returns the further names that `Connection` listed; they are unwelcome in the trailer section too.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Vec<HeaderName> {
+    if !headers.keys().any(is_hop_by_hop) {
+        return Vec::new();
+    }
     // All lines are read before the first is removed: `remove` would take them all at once.
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
@@ -34,7 +37,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Vec<HeaderName> {
         .filter(|name| !name.eq_ignore_ascii_case("keep-alive"))
         .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
         .collect();
-    remove_where(headers, |name| ALWAYS.contains(name));
+    remove_where(headers, is_hop_by_hop);
     // One by one: a sender can name tens of thousands, which are not to be compared with each field's.
     for name in &named {
         headers.remove(name);
