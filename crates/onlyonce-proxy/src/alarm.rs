@@ -22,10 +22,17 @@ impl Alarm {
     /// meantime, now and then for nothing.
     pub(crate) fn poll(&mut self, due: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(due)));
-        if sleep.deadline() != due {
+        if sleep.deadline() > due {
             sleep.as_mut().reset(due);
         }
-        sleep.as_mut().poll(cx)
+        // Left alone where it is set too soon, which it nearly always is: it is set anew once it went off.
+        while sleep.as_mut().poll(cx).is_ready() {
+            if sleep.deadline() >= due {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(due);
+        }
+        Poll::Pending
     }
 }
 
