@@ -43,7 +43,7 @@ mod wire;
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::net::IpAddr;
 use std::num::NonZero;
 use std::pin::Pin;
@@ -52,19 +52,22 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
+use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use onlyonce::classify::OUTCOME;
-use onlyonce::{BoxError, Deadline, RecordId};
+use onlyonce::{BoxError, Deadline};
 
 pub use self::body::{ForwardBody, ForwardBodyError};
 pub use self::settings::{ForwardSettings, HostPolicy, InvalidUpstream, Upstream};
 pub use self::tls::TlsError;
 
 use self::body::Source;
-use self::connection::{Answered, SendError};
+use self::connection::{Connection, SendError};
 use self::dial::Dialer;
 use self::failure::{Asked, Failure};
 use self::limits::Limits;
@@ -160,12 +163,39 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> ForwardFuture {
-        let Self { inner, peer } = self.clone();
+        let inner = Arc::clone(&self.inner);
+        let asked = Asked::by(&request);
+        // Done here, and lent from here on: what a future is given and passes on, it keeps room for twice.
+        let mut prepared = match inner.prepare(request, self.peer.as_deref()) {
+            Ok(prepared) => prepared,
+            Err(failure) => {
+                let response = failure.into_response(&asked, &inner.settings.problems);
+                return ForwardFuture(Box::pin(ready(response)));
+            }
+        };
         ForwardFuture(Box::pin(async move {
-            inner.answer(request, peer.as_deref()).await
+            let answer = inner.run(&mut prepared).await;
+            answer.unwrap_or_else(|failure| failure.into_response(&asked, &inner.settings.problems))
         }))
     }
 }
+
+/// A request on its way.
+struct Prepared {
+    /// None while it waits for its body, and once it was handed over.
+    request: Option<Request<Outgoing>>,
+    /// Where a body that should have been complete is not.
+    incomplete: Option<BodyToCome>,
+    limits: Limits,
+    /// To switch to.
+    protocol: Option<HeaderValue>,
+    client_upgrade: OnUpgrade,
+}
+
+/// A response's head, and the connection on which its body arrives.
+type Answered = (Response<Incoming>, Connection);
+
+type BodyToCome = Pin<Box<dyn Future<Output = Result<Request<Outgoing>, BoxError>> + Send>>;
 
 /// The response to come. Dropping it closes the connection that the request was sent on.
 pub struct ForwardFuture(Pin<Box<dyn Future<Output = Response<ForwardBody>> + Send>>);
@@ -179,27 +209,7 @@ impl Future for ForwardFuture {
 }
 
 impl Inner {
-    async fn answer<B>(&self, request: Request<B>, peer: Option<&Peer>) -> Response<ForwardBody>
-    where
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        let asked = Asked {
-            method: request.method().clone(),
-            is_guarded: request.extensions().get::<Deadline>().is_some(),
-            record: request.extensions().get::<RecordId>().copied(),
-        };
-        match self.forward(request, peer).await {
-            Ok(response) => response,
-            Err(failure) => failure.into_response(&asked, &self.settings.problems),
-        }
-    }
-
-    async fn forward<B>(
-        &self,
-        mut request: Request<B>,
-        peer: Option<&Peer>,
-    ) -> Result<Response<ForwardBody>, Failure>
+    fn prepare<B>(&self, mut request: Request<B>, peer: Option<&Peer>) -> Result<Prepared, Failure>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -208,58 +218,86 @@ impl Inner {
         let may_upgrade =
             deadline.is_none() && request.method() == Method::GET && request.body().is_end_stream();
         let client_upgrade = hyper::upgrade::on(&mut request);
-        let mut limits = match deadline {
+        let limits = match deadline {
             Some(deadline) => Limits::guarded(deadline),
             None => Limits::unguarded(&self.settings),
         };
-
         let (mut parts, body) = request.into_parts();
         let protocol = request_head::prepare(&mut parts, &self.settings, peer, may_upgrade)
             .map_err(Failure::Refused)?;
-        let body = match deadline {
-            Some(_) => Outgoing::whole(body).await.map_err(Failure::Incomplete)?,
-            None => Outgoing::stream(body),
+        let mut prepared = Prepared {
+            request: None,
+            incomplete: None,
+            limits,
+            protocol,
+            client_upgrade,
         };
-        limits.watch(&body);
-        request_head::frame(&mut parts, &body);
+        if deadline.is_none() {
+            let body = Outgoing::stream(body);
+            prepared.limits.watch(&body);
+            prepared.request = Some(framed(parts, body));
+            return Ok(prepared);
+        }
+        let mut whole = Box::pin(Outgoing::whole(body));
+        match whole.as_mut().now_or_never() {
+            Some(body) => {
+                let body = body.map_err(Failure::Incomplete)?;
+                prepared.request = Some(framed(parts, body));
+            }
+            None => {
+                let framed = async move { Ok(framed(parts, whole.await?)) };
+                prepared.incomplete = Some(Box::pin(framed));
+            }
+        }
+        Ok(prepared)
+    }
 
-        let request = Request::from_parts(parts, body);
-        let answered = self.exchange(request, &limits).await?;
+    async fn run(&self, prepared: &mut Prepared) -> Result<Response<ForwardBody>, Failure> {
+        if let Some(incomplete) = prepared.incomplete.take() {
+            prepared.request = Some(incomplete.await.map_err(Failure::Incomplete)?);
+        }
+        let answered = self
+            .exchange(&mut prepared.request, &prepared.limits)
+            .await?;
         if answered.0.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return match protocol {
-                Some(_) => self.switch(answered, client_upgrade),
+            return match prepared.protocol {
+                Some(_) => self.switch(answered, prepared.client_upgrade.clone()),
                 None => Err(InvalidResponse::UnsolicitedUpgrade.into()),
             };
         }
-        self.pass_on(answered, &limits)
+        self.pass_on(answered, &prepared.limits)
     }
 
     /// Gets a response: on a connection at hand, or, if nothing could be sent there, on a new one.
     async fn exchange(
         &self,
-        mut request: Request<Outgoing>,
+        request: &mut Option<Request<Outgoing>>,
         limits: &Limits,
     ) -> Result<Answered, Failure> {
         if !limits.may_start() {
             return Err(Failure::TooLate);
         }
-        if let Some(connection) = self.pool.check_out() {
-            let copy = copy(&request);
-            let (reason, unsent) = match connection.send(request, limits).await {
-                Ok(answered) => return Ok(answered),
-                Err(SendError::NotSent { reason, message }) => {
-                    (reason, message.map(|message| *message).or(copy))
-                }
+        if let Some(mut connection) = self.pool.check_out() {
+            let copy = request.as_ref().and_then(copy);
+            let reason = match connection.send(request, limits).await {
+                Ok(response) => return Ok((response, connection)),
+                Err(SendError::NotSent(reason)) => reason,
                 Err(error) => return Err(Failure::of_send(error, limits.is_upload_broken())),
             };
-            request = unsent.ok_or(reason)?;
+            *request = request.take().or(copy);
+            if request.is_none() {
+                return Err(reason.into());
+            }
         }
-        let connection = self.dialer.dial(limits.first_write_by).await?;
+        // On the heap, for it is large and rare: each request would have to keep room for it.
+        let mut connection = Box::pin(self.dialer.dial(limits.first_write_by)).await?;
         if !limits.may_start() {
             return Err(Failure::TooLate);
         }
-        let answered = connection.send(request, limits).await;
-        answered.map_err(|error| Failure::of_send(error, limits.is_upload_broken()))
+        match connection.send(request, limits).await {
+            Ok(response) => Ok((response, connection)),
+            Err(error) => Err(Failure::of_send(error, limits.is_upload_broken())),
+        }
     }
 
     fn pass_on(
@@ -269,10 +307,13 @@ impl Inner {
     ) -> Result<Response<ForwardBody>, Failure> {
         let (mut parts, incoming) = response.into_parts();
         let keep_max = self.settings.idle_connection_max;
-        let words: Vec<_> = parts.headers.get_all(OUTCOME).iter().cloned().collect();
-        let received = response_head::receive(&mut parts, keep_max)?;
         // Meant for the next hop alone, so the upstream may name it in `Connection`. That hop is the guard.
-        if limits.is_guarded() && !parts.headers.contains_key(OUTCOME) {
+        let words: Vec<_> = match limits.is_guarded() {
+            true => parts.headers.get_all(OUTCOME).iter().cloned().collect(),
+            false => Vec::new(),
+        };
+        let received = response_head::receive(&mut parts, keep_max)?;
+        if !words.is_empty() && !parts.headers.contains_key(OUTCOME) {
             for word in words {
                 parts.headers.append(OUTCOME, word);
             }
@@ -320,6 +361,11 @@ impl Inner {
         self.tunnels.open(client, upstream);
         Ok(Response::from_parts(parts, ForwardBody::from(Bytes::new())))
     }
+}
+
+fn framed(mut parts: Parts, body: Outgoing) -> Request<Outgoing> {
+    request_head::frame(&mut parts, &body);
+    Request::from_parts(parts, body)
 }
 
 /// The same request once more, where its body allows that.

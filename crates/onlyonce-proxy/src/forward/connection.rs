@@ -47,18 +47,11 @@ pub(crate) struct Connection {
 /// hyper's side of a connection: reads and writes when polled, over when the connection is.
 pub(crate) type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
-/// A response's head, and the connection on which its body arrives.
-pub(crate) type Answered = (Response<Incoming>, Connection);
-
 /// Why a request got no response. Whether it may have been executed is the difference that counts.
 #[derive(Debug)]
 pub(crate) enum SendError {
     /// Not one byte of it was written, nor will be.
-    NotSent {
-        reason: NotSent,
-        /// The request, where hyper gave it back untouched.
-        message: Option<Box<Request<Outgoing>>>,
-    },
+    NotSent(NotSent),
     /// At least one byte was written, and no response came.
     Broken(hyper::Error),
     /// It was handed over, and then time ran out.
@@ -171,20 +164,20 @@ impl Connection {
         .await
     }
 
-    /// Sends a request, once.
+    /// Sends a request, once. Where not a byte of it was written, it may still be there afterwards.
     pub(crate) async fn send(
-        mut self,
-        request: Request<Outgoing>,
+        &mut self,
+        request: &mut Option<Request<Outgoing>>,
         limits: &Limits,
-    ) -> Result<Answered, SendError> {
+    ) -> Result<Response<Incoming>, SendError> {
         if let Some(reason) = self.wait_until_ready().await {
-            let message = Some(Box::new(request));
-            return Err(SendError::NotSent { reason, message });
+            return Err(SendError::NotSent(reason));
         }
         let mark = self.wire.begin(limits.first_write_by);
         self.hush();
+        let taken = request.take().expect("a request is sent while it is here");
         // Unconstrained: were its turn's budget used up, it would wake nobody for another.
-        let mut answer = pin!(unconstrained(self.sender.try_send_request(request)));
+        let mut answer = pin!(unconstrained(self.sender.try_send_request(taken)));
         let outcome = poll_fn(|cx| {
             self.drive(cx);
             match answer.as_mut().poll(&mut unheard()) {
@@ -197,14 +190,13 @@ impl Connection {
             }
         });
         match outcome.await.map_err(SendError::RanOut)? {
-            Ok(response) => Ok((response, self)),
+            Ok(response) => Ok(response),
             Err(mut failed) => {
-                let message = failed.take_message().map(Box::new);
+                *request = failed.take_message();
                 let error = failed.into_error();
                 // Sealed even if hyper gave the message back: nothing more is to be sent here.
-                if self.wire.seal_if_untouched(mark) | message.is_some() {
-                    let reason = NotSent::Ended(error);
-                    return Err(SendError::NotSent { reason, message });
+                if self.wire.seal_if_untouched(mark) | request.is_some() {
+                    return Err(SendError::NotSent(NotSent::Ended(error)));
                 }
                 Err(SendError::Broken(error))
             }
@@ -305,42 +297,42 @@ mod tests {
         }
     }
 
-    async fn send(takes: usize, fails: bool, limit: Duration) -> SendError {
+    async fn send(
+        takes: usize,
+        fails: bool,
+        limit: Duration,
+    ) -> (SendError, Option<Request<Outgoing>>) {
         let wire = Wire::new(false);
         let io = CountedIo::new(Socket { takes, fails }, Arc::clone(&wire));
         let (sender, driver) = http1::handshake(TokioIo::new(io)).await.unwrap();
         let body = Outgoing::Whole(Bytes::from("a=1"));
         let request = Request::post("/").header("host", "a").body(body).unwrap();
         let limits = Limits::guarded(Deadline::after(limit));
-        let connection = Connection::new(sender, Box::pin(driver), wire);
-        connection
-            .send(request, &limits)
-            .await
-            .map(drop)
-            .unwrap_err()
+        let mut request = Some(request);
+        let mut connection = Connection::new(sender, Box::pin(driver), wire);
+        let sent = connection.send(&mut request, &limits).await;
+        (sent.unwrap_err(), request)
     }
 
     const LONG: Duration = Duration::from_secs(60);
 
     #[tokio::test]
     async fn a_write_that_fails_at_once_is_not_sent() {
-        let error = send(0, true, LONG).await;
+        let (error, request) = send(0, true, LONG).await;
+        assert!(matches!(error, SendError::NotSent(_)), "{error:?}");
         // hyper has taken the request apart by then: only the wire knows.
-        let SendError::NotSent { message, .. } = error else {
-            panic!("{error:?}");
-        };
-        assert!(message.is_none());
+        assert!(request.is_none());
     }
 
     #[tokio::test]
     async fn one_byte_is_enough_to_know_nothing() {
-        let error = send(1, true, LONG).await;
+        let (error, _) = send(1, true, LONG).await;
         assert!(matches!(error, SendError::Broken(_)), "{error:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn our_own_deadline_is_unknown_even_if_nothing_was_written() {
-        let error = send(0, false, LONG).await;
+        let (error, _) = send(0, false, LONG).await;
         assert!(
             matches!(error, SendError::RanOut(RanOut::Upstream)),
             "{error:?}"
@@ -349,13 +341,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_first_byte_that_comes_too_late_is_not_sent() {
-        let error = send(9999, false, Duration::ZERO).await;
-        assert!(matches!(error, SendError::NotSent { .. }), "{error:?}");
+        let (error, _) = send(9999, false, Duration::ZERO).await;
+        assert!(matches!(error, SendError::NotSent(_)), "{error:?}");
     }
 
     /// A driver that asks hyper for a request `turns` times, so that the sender believes in a reader, and
     /// then is gone.
-    async fn gone_after(turns: usize) -> SendError {
+    async fn gone_after(turns: usize) -> (SendError, Option<Request<Outgoing>>) {
         let wire = Wire::new(false);
         let socket = Socket {
             takes: 0,
@@ -375,21 +367,20 @@ mod tests {
         });
         let body = Outgoing::Whole(Bytes::from("a=1"));
         let request = Request::post("/").header("host", "a").body(body).unwrap();
+        let mut request = Some(request);
         let sent = Connection::new(sender, Box::pin(driver), wire)
-            .send(request, &Limits::guarded(Deadline::after(LONG)))
+            .send(&mut request, &Limits::guarded(Deadline::after(LONG)))
             .await;
-        sent.map(drop).unwrap_err()
+        (sent.unwrap_err(), request)
     }
 
     #[tokio::test]
     async fn a_connection_that_ends_gives_its_request_back() {
         // Before the request was queued, and while it was.
         for turns in [0, 1] {
-            let error = gone_after(turns).await;
-            let SendError::NotSent { message, .. } = error else {
-                panic!("{error:?}");
-            };
-            assert!(message.is_some(), "{turns}");
+            let (error, request) = gone_after(turns).await;
+            assert!(matches!(error, SendError::NotSent(_)), "{error:?}");
+            assert!(request.is_some(), "{turns}");
         }
     }
 }

@@ -1,11 +1,11 @@
 //! What a client and the layer are told when the upstream did not answer.
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use onlyonce::classify::OUTCOME;
 use onlyonce::policy::Policy;
 use onlyonce::problem::{Code, Problem};
-use onlyonce::{BoxError, Evidence, RecordId};
+use onlyonce::{BoxError, Deadline, Evidence, RecordId};
 use tracing::{debug, warn};
 
 use super::body::ForwardBody;
@@ -50,11 +50,21 @@ pub(crate) struct Asked {
     pub(crate) record: Option<RecordId>,
 }
 
+impl Asked {
+    pub(crate) fn by<B>(request: &Request<B>) -> Self {
+        Self {
+            method: request.method().clone(),
+            is_guarded: request.extensions().get::<Deadline>().is_some(),
+            record: request.extensions().get::<RecordId>().copied(),
+        }
+    }
+}
+
 impl Failure {
     pub(crate) fn of_send(error: SendError, upload_broke: bool) -> Self {
         match error {
             SendError::Broken(error) if upload_broke => Self::RequestBody(error.into()),
-            SendError::NotSent { reason, .. } => Self::NotSent(reason),
+            SendError::NotSent(reason) => Self::NotSent(reason),
             SendError::Broken(error) => Self::Broken(error),
             SendError::RanOut(RanOut::Client) => Self::ClientStalled,
             SendError::RanOut(RanOut::Upstream) => Self::Timeout,
