@@ -278,13 +278,12 @@ impl Inner {
             return Err(Failure::TooLate);
         }
         if let Some(mut connection) = self.pool.check_out() {
-            let copy = request.as_ref().and_then(copy);
             let reason = match connection.send(request, limits).await {
                 Ok(response) => return Ok((response, connection)),
                 Err(SendError::NotSent(reason)) => reason,
                 Err(error) => return Err(Failure::of_send(error, limits.is_upload_broken())),
             };
-            *request = request.take().or(copy);
+            // Nearly always: hyper has taken it apart only if the connection was reset this moment.
             if request.is_none() {
                 return Err(reason.into());
             }
@@ -366,15 +365,6 @@ impl Inner {
 fn framed(mut parts: Parts, body: Outgoing) -> Request<Outgoing> {
     request_head::frame(&mut parts, &body);
     Request::from_parts(parts, body)
-}
-
-/// The same request once more, where its body allows that.
-fn copy(request: &Request<Outgoing>) -> Option<Request<Outgoing>> {
-    let mut copy = Request::new(request.body().copy()?);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
 }
 
 impl fmt::Debug for Forward {

@@ -14,6 +14,7 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::mem;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -41,6 +42,8 @@ pub(crate) struct Connection {
     /// The bell, as hyper gets it. Always the same one, so that it need not be registered anew.
     waker: Waker,
     wire: Arc<Wire>,
+    /// In this very turn, at the socket, before a request.
+    has_looked: bool,
     alarm: Alarm,
 }
 
@@ -79,6 +82,7 @@ impl Connection {
             waker: Arc::clone(&bell).into(),
             bell,
             wire,
+            has_looked: false,
             alarm: Alarm::default(),
         }
     }
@@ -102,9 +106,10 @@ impl Connection {
         }
     }
 
-    /// Whether an idle connection is still of use, as far as the runtime has learned by now.
+    /// Whether an idle connection is still of use: nothing has arrived at its socket.
     pub(crate) fn is_open(&mut self) -> bool {
-        self.turn();
+        let wire = Arc::clone(&self.wire);
+        self.has_looked = wire.look_while(|| self.turn());
         self.driver.is_some()
     }
 
@@ -153,6 +158,7 @@ impl Connection {
         if let Poll::Ready(ready) = self.poll_ready() {
             return ready.err().map(NotSent::Ended);
         }
+        self.has_looked = false;
         let due = Instant::now() + READY_WITHIN;
         poll_fn(|cx| {
             self.drive(cx);
@@ -173,13 +179,18 @@ impl Connection {
         if let Some(reason) = self.wait_until_ready().await {
             return Err(SendError::NotSent(reason));
         }
-        let mark = self.wire.begin(limits.first_write_by);
+        let has_looked = mem::take(&mut self.has_looked);
+        let mark = self.wire.begin(limits.first_write_by, has_looked);
         self.hush();
         let taken = request.take().expect("a request is sent while it is here");
         // Unconstrained: were its turn's budget used up, it would wake nobody for another.
         let mut answer = pin!(unconstrained(self.sender.try_send_request(taken)));
+        let mut is_first_turn = has_looked;
         let outcome = poll_fn(|cx| {
             self.drive(cx);
+            if mem::take(&mut is_first_turn) {
+                self.wire.end_turn();
+            }
             match answer.as_mut().poll(&mut unheard()) {
                 // A response that is here when time runs out is a response; a failure then is not news.
                 Poll::Ready(Ok(response)) => Poll::Ready(Ok(Ok(response))),

@@ -108,15 +108,6 @@ impl Outgoing {
             Self::Stream { upload, .. } => Some(upload),
         }
     }
-
-    /// The same body once more, where that is possible.
-    pub(crate) fn copy(&self) -> Option<Self> {
-        match self {
-            Self::Empty => Some(Self::Empty),
-            Self::Whole(bytes) => Some(Self::Whole(bytes.clone())),
-            Self::Stream { .. } => None,
-        }
-    }
 }
 
 impl Body for Outgoing {

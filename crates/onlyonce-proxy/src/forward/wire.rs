@@ -7,10 +7,12 @@
 //! given to another connection. Hence a wire is *sealed* in the same breath as it is found untouched:
 //! "not sent" then means "and never will be".
 //!
-//! Before the first byte of a request it looks at the socket itself. The runtime learns of a peer's end,
-//! or of bytes that nobody asked for, only when it gets round to asking the system; a request that is
-//! written in the meantime is lost, and its outcome unknown, where one system call shows that it need not
-//! be sent here at all.
+//! Before a request is sent it looks at the socket itself. The runtime learns of a peer's end, or of bytes
+//! that nobody asked for, only when it gets round to asking the system; a request that is written in the
+//! meantime is lost, and its outcome unknown, where one system call shows that it need not be sent here at
+//! all. The best moment is before the request is handed to hyper, which would not give it back: then what
+//! is seen is passed on as what a read found, and hyper ends. Whatever is written in the same turn needs no
+//! second look; the first byte of anything that is written later is preceded by one.
 //!
 //! It also enforces the moment by which a guarded request's first byte must leave, so that a process
 //! frozen between its check and its write sends nothing when it thaws.
@@ -22,6 +24,7 @@
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -36,6 +39,8 @@ pub(crate) struct Wire {
     ledger: Mutex<Ledger>,
     /// TLS servers send what is no answer, such as session tickets.
     tolerates_bytes: bool,
+    /// The next read is to look at the socket.
+    is_look_due: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +49,8 @@ struct Ledger {
     sealed: bool,
     /// A request has begun, and its first byte is still to come.
     is_first: bool,
+    /// The socket was looked at in this very turn.
+    has_looked: bool,
     first_write_by: Option<Instant>,
 }
 
@@ -70,15 +77,30 @@ impl Wire {
         Arc::new(Self {
             ledger: Mutex::default(),
             tolerates_bytes: is_tls,
+            is_look_due: AtomicBool::new(false),
         })
     }
 
+    /// Has an idle connection look at its socket: `read` is to make it read. Returns whether it did.
+    pub(crate) fn look_while(&self, read: impl FnOnce()) -> bool {
+        self.is_look_due.store(true, Ordering::Relaxed);
+        read();
+        // Taken back if nothing was read: later, there may well be an answer.
+        !self.is_look_due.swap(false, Ordering::Relaxed)
+    }
+
     /// Begins a request. Its first byte may be written up to `first_write_by`, and not after.
-    pub(crate) fn begin(&self, first_write_by: Option<Instant>) -> Mark {
+    pub(crate) fn begin(&self, first_write_by: Option<Instant>, has_looked: bool) -> Mark {
         let mut ledger = self.ledger();
         ledger.is_first = true;
+        ledger.has_looked = has_looked;
         ledger.first_write_by = first_write_by;
         Mark(ledger.written)
+    }
+
+    /// The turn is over: a first byte that is still to come needs another look.
+    pub(crate) fn end_turn(&self) {
+        self.ledger().has_looked = false;
     }
 
     /// Whether not one byte was written since `mark`. If so, none will be: the wire is sealed.
@@ -100,12 +122,7 @@ impl Wire {
             let is_late = ledger
                 .first_write_by
                 .is_some_and(|limit| Instant::now() >= limit);
-            let is_over = match io.look() {
-                Arrival::Nothing => false,
-                Arrival::Bytes => !self.tolerates_bytes,
-                Arrival::End => true,
-            };
-            ledger.sealed = is_late || is_over;
+            ledger.sealed = is_late || !(ledger.has_looked || self.is_quiet(io.look()));
         }
         match ledger.sealed {
             false => Ok(()),
@@ -113,6 +130,17 @@ impl Wire {
                 io::ErrorKind::NotConnected,
                 "the request was given up before its first byte",
             )),
+        }
+    }
+}
+
+impl Wire {
+    /// Whether nothing has arrived that forbids a request.
+    fn is_quiet(&self, arrival: Arrival) -> bool {
+        match arrival {
+            Arrival::Nothing => true,
+            Arrival::Bytes => self.tolerates_bytes,
+            Arrival::End => false,
         }
     }
 }
@@ -147,12 +175,19 @@ impl<T> CountedIo<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for CountedIo<T> {
+impl<T: AsyncRead + Look + Unpin> AsyncRead for CountedIo<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.wire.is_look_due.load(Ordering::Relaxed) {
+            self.wire.is_look_due.store(false, Ordering::Relaxed);
+            if !self.wire.is_quiet(self.io.look()) {
+                // Nothing was read, which is what the end of a connection looks like.
+                return Poll::Ready(Ok(()));
+            }
+        }
         if self.read >= READ_IN_TURN_MAX {
             self.read = 0;
             cx.waker().wake_by_ref();
@@ -240,6 +275,12 @@ mod tests {
         }
     }
 
+    impl Look for tokio::io::Repeat {
+        fn look(&self) -> Arrival {
+            Arrival::Bytes
+        }
+    }
+
     fn counted() -> (
         CountedIo<tokio::io::DuplexStream>,
         tokio::io::DuplexStream,
@@ -273,7 +314,7 @@ mod tests {
     async fn a_written_byte_is_never_called_unsent() {
         let (mut io, _far, wire) = counted();
         io.write_all(b"previous request").await.unwrap();
-        let mark = wire.begin(None);
+        let mark = wire.begin(None, false);
         io.write_all(b"P").await.unwrap();
         assert!(!wire.seal_if_untouched(mark));
         io.write_all(b"OST").await.unwrap();
@@ -283,7 +324,7 @@ mod tests {
     async fn what_was_called_unsent_can_not_be_sent_later() {
         let (mut io, mut far, wire) = counted();
         io.write_all(b"1").await.unwrap();
-        let mark = wire.begin(None);
+        let mark = wire.begin(None, false);
         assert!(wire.seal_if_untouched(mark));
         io.write_all(b"POST").await.unwrap_err();
         io.write_vectored(&[IoSlice::new(b"POST")])
@@ -299,12 +340,12 @@ mod tests {
     async fn a_late_first_byte_is_refused_and_a_later_one_is_not() {
         let (mut io, _far, wire) = counted();
         let limit = Duration::from_secs(1);
-        wire.begin(Some(Instant::now() + limit));
+        wire.begin(Some(Instant::now() + limit), false);
         io.write_all(b"in time").await.unwrap();
         tokio::time::advance(limit).await;
         io.write_all(b"the rest").await.unwrap();
 
-        let mark = wire.begin(Some(Instant::now() + limit));
+        let mark = wire.begin(Some(Instant::now() + limit), false);
         tokio::time::advance(limit).await;
         io.write_all(b"late").await.unwrap_err();
         assert!(wire.seal_if_untouched(mark));
@@ -328,7 +369,7 @@ mod tests {
                     far.set_zero_linger().unwrap();
                 }
                 drop(far);
-                let mark = wire.begin(None);
+                let mark = wire.begin(None, false);
                 io.write_all(b"POST").await.unwrap_err();
                 assert!(wire.seal_if_untouched(mark));
             }
@@ -340,16 +381,63 @@ mod tests {
         for is_tls in [false, true] {
             let (mut io, mut far, wire) = sockets(is_tls).await;
             far.write_all(b"HTTP/1.1 200 OK").await.unwrap();
-            let mark = wire.begin(None);
+            let mark = wire.begin(None, false);
             assert_eq!(io.write_all(b"POST").await.is_ok(), is_tls);
             assert_eq!(wire.seal_if_untouched(mark), !is_tls);
+        }
+    }
+
+    /// What is read tells nothing: the runtime, which has had no turn, does not know yet.
+    #[tokio::test]
+    async fn a_look_sees_what_a_read_does_not() {
+        for arrival in [Arrival::Bytes, Arrival::End] {
+            let (mut io, far, wire) = sockets(false).await;
+            let far = far.into_std().unwrap();
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let mut space = [0; 8];
+            let mut buffer = ReadBuf::new(&mut space);
+            // Twice: a socket is taken to be readable until it was found not to be.
+            for _ in 0..2 {
+                assert!(
+                    Pin::new(&mut io)
+                        .poll_read(&mut cx, &mut buffer)
+                        .is_pending()
+                );
+            }
+            match arrival {
+                Arrival::Bytes => io::Write::write_all(&mut &far, b"HTTP/1.1 200 OK").unwrap(),
+                _ => drop(far),
+            }
+            assert!(
+                Pin::new(&mut io)
+                    .poll_read(&mut cx, &mut buffer)
+                    .is_pending()
+            );
+            let mut found = Poll::Pending;
+            let has_looked =
+                wire.look_while(|| found = Pin::new(&mut io).poll_read(&mut cx, &mut buffer));
+            assert!(has_looked && found.is_ready() && buffer.filled().is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_look_counts_for_one_turn() {
+        for is_same_turn in [true, false] {
+            let (mut io, far, wire) = sockets(false).await;
+            let mark = wire.begin(None, true);
+            drop(far);
+            if !is_same_turn {
+                wire.end_turn();
+            }
+            assert_eq!(io.write_all(b"POST").await.is_ok(), is_same_turn);
+            assert_eq!(wire.seal_if_untouched(mark), !is_same_turn);
         }
     }
 
     #[tokio::test]
     async fn an_answer_that_comes_early_does_not_stop_the_rest_of_a_request() {
         let (mut io, mut far, wire) = sockets(false).await;
-        wire.begin(None);
+        wire.begin(None, false);
         io.write_all(b"POST").await.unwrap();
         far.write_all(b"HTTP/1.1 413").await.unwrap();
         io.write_all(b"the rest").await.unwrap();
