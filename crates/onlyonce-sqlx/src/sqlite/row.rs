@@ -128,19 +128,20 @@ impl Record {
     }
 }
 
-/// Writes the record of an id that has none.
+/// Writes the record of an id that has none; whether that was so.
 pub(super) fn insert(
     connection: &Connection,
     claim: &Claim,
     epoch: Epoch,
     now: Timestamp,
-) -> Result<i64, Fault> {
+) -> Result<bool, Fault> {
     let mut statement = connection.prepare_cached(
         "insert into record (id, token, epoch, state, fingerprint, credential, \
                              claimed_at, lease_until, expires_at) \
-         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) \
+         on conflict (id) do nothing",
     )?;
-    Ok(statement.insert((
+    let inserted = statement.execute((
         claim.id.as_bytes(),
         claim.token.as_bytes(),
         epoch.get(),
@@ -150,7 +151,8 @@ pub(super) fn insert(
         now.as_micros(),
         now.plus(claim.lease).as_micros(),
         now.plus(claim.retention).as_micros(),
-    ))?)
+    ))?;
+    Ok(inserted == 1)
 }
 
 /// Says from when on a record that an operator freed takes claims; nothing where it is no longer that one.

@@ -161,30 +161,50 @@ impl WriterThread {
         }
     }
 
+    /// Leaves a transaction that is ready for COMMIT, or an error for all.
     fn run_batch(&self, batch: &mut [Box<dyn Waiting>]) -> Result<(), Fault> {
         if !self.file.still_there() {
             return Err(Fault::Replaced);
         }
+        let transaction = self.begin()?;
+        if batch
+            .iter_mut()
+            .try_for_each(|request| request.run(transaction))
+            .is_ok()
+        {
+            return Ok(());
+        }
+        // Only now is it worth the savepoints, which cost a request half as much again: SQLite keeps a
+        // copy of every page that changes in one.
+        self.roll_back();
+        let transaction = self.begin()?;
+        batch
+            .iter_mut()
+            .try_for_each(|request| self.run_apart(request.as_mut(), transaction))
+    }
+
+    fn begin(&self) -> Result<Batch<'_>, Fault> {
         self.execute("begin immediate")?;
-        let transaction = Batch {
+        Ok(Batch {
             connection: &self.connection,
             // Only now: waiting for another process's lock took its time.
             now: self.clock.now(),
             bytes_max: self.bytes_max,
-        };
-        for request in batch {
-            self.execute("savepoint request")?;
-            if let Err(fault) = request.run(transaction) {
-                // A full disk or a failed read may have ended the transaction, for everyone.
-                if self.connection.is_autocommit() {
-                    return Err(Fault::RolledBack(Box::new(fault)));
-                }
-                self.execute("rollback to request")?;
-                request.fail_alone(fault);
+        })
+    }
+
+    /// Runs a request so that it fails alone, if it does. An error is one for all.
+    fn run_apart(&self, request: &mut dyn Waiting, transaction: Batch<'_>) -> Result<(), Fault> {
+        self.execute("savepoint request")?;
+        if let Err(fault) = request.run(transaction) {
+            // A full disk or a failed read may have ended the transaction, for everyone.
+            if self.connection.is_autocommit() {
+                return Err(Fault::RolledBack(Box::new(fault)));
             }
-            self.execute("release request")?;
+            self.execute("rollback to request")?;
+            request.fail_alone(fault);
         }
-        Ok(())
+        self.execute("release request")
     }
 
     /// Leaves no transaction open, so that the next batch begins its own.

@@ -66,10 +66,14 @@ impl Write for Claim {
         let Batch {
             connection, now, ..
         } = batch;
-        let Some(record) = Record::load(connection, &self.id)? else {
-            batch.expect_room()?;
-            row::insert(connection, self, Epoch::FIRST, now)?;
+        // Nearly every id is new, so none is looked for first. Where there is no room it is.
+        let room = batch.expect_room();
+        if room.is_ok() && row::insert(connection, self, Epoch::FIRST, now)? {
             return Ok(Claimed::Acquired(Epoch::FIRST));
+        }
+        let Some(record) = Record::load(connection, &self.id)? else {
+            room?;
+            return Err(Fault::Unreadable("no trace of a record that is there"));
         };
         match decide_claim(&record.seen_at(now), self) {
             ClaimDecision::Own(epoch) => Ok(Claimed::Acquired(epoch)),
