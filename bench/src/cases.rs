@@ -25,6 +25,8 @@ pub(crate) enum Beside {
     TwoCommits,
     /// After the rounds, how large the tables are.
     RecordSize,
+    /// In each round, how far the sweep comes.
+    Sweep,
     /// The memory of the proxy.
     Memory,
     /// The layer by itself.
@@ -34,7 +36,7 @@ pub(crate) enum Beside {
 const ALL: &[u32] = &[1, 16, 64, 256, 1024];
 
 /// All cases, in the order of the page.
-pub(crate) const CASES: [Case; 8] = [
+pub(crate) const CASES: [Case; 9] = [
     Case {
         name: "pass-through",
         title: "Requests that are not guarded",
@@ -94,6 +96,15 @@ pub(crate) const CASES: [Case; 8] = [
         connections: &[256],
         judged_at: &[256],
         beside: Beside::Nothing,
+        smoke: true,
+    },
+    Case {
+        name: "sweep",
+        title: "First executions while expired records are swept, and while there are none",
+        subjects: &[Postgres, SweptPostgres, Sqlite, SweptSqlite],
+        connections: &[64],
+        judged_at: &[],
+        beside: Beside::Sweep,
         smoke: true,
     },
     Case {

@@ -28,6 +28,7 @@ mod servers;
 mod stand;
 mod subject;
 mod svg;
+mod sweep;
 mod turns;
 mod two_commits;
 

@@ -10,6 +10,7 @@ use crate::cases::{CASES, Case};
 use crate::plot::{Bar, Curve, Scale, bars, curves};
 use crate::results::{Outcome, Results, Sample, Series, Spread, count};
 use crate::subject::Subject;
+use crate::sweep::Swept;
 
 /// Written by hand, about what missed its aim.
 const NOTES: &str = "notes.md";
@@ -92,8 +93,9 @@ fn section(page: &mut String, case: &Case, outcome: &Outcome) -> Result<(), Fail
     writeln!(page, "\n## {}\n", case.title)?;
     writeln!(
         page,
-        "`cargo xtask bench --only {}`; {} rounds of {} s where an aim is judged.\n",
-        case.name, outcome.rounds, outcome.seconds
+        "`cargo xtask bench --only {}`; {}.\n",
+        case.name,
+        rounds(case, outcome)
     )?;
     if !outcome.series.is_empty() {
         for plot in plots(outcome) {
@@ -131,11 +133,21 @@ fn section(page: &mut String, case: &Case, outcome: &Outcome) -> Result<(), Fail
             )?;
         }
     }
+    swept(page, outcome)?;
     figures(page, outcome)?;
     for failure in &outcome.failures {
         writeln!(page, "\n**Failed:** {failure}")?;
     }
     Ok(())
+}
+
+fn rounds(case: &Case, outcome: &Outcome) -> String {
+    let (rounds, seconds) = (outcome.rounds, outcome.seconds);
+    if case.judged_at.is_empty() && !case.connections.is_empty() {
+        let (rounds, seconds) = (rounds.min(3), seconds.min(2));
+        return format!("{rounds} rounds of {seconds} s");
+    }
+    format!("{rounds} rounds of {seconds} s where an aim is judged")
 }
 
 /// Subjects down, connections across. A subject without any cell has no line.
@@ -157,6 +169,34 @@ fn table(
         if cells.iter().any(Option::is_some) {
             let cells: Vec<_> = cells.into_iter().map(Option::unwrap_or_default).collect();
             writeln!(page, "| {} | {} |", subject.label(), cells.join(" | "))?;
+        }
+    }
+    Ok(())
+}
+
+/// How far the sweep came, where that was measured.
+fn swept(page: &mut String, outcome: &Outcome) -> Result<(), Failure> {
+    if outcome.swept.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        page,
+        "\n| records a second | inserted | swept meanwhile | swept / inserted (aim: at least 2) |\n|---|---|---|---|"
+    )?;
+    for subject in subjects(outcome) {
+        let of = |of: &dyn Fn(&Swept) -> f64| Swept::spread(&outcome.swept, subject, of);
+        let inserted = of(&|swept| swept.inserted_rate);
+        let ratio = of(&|swept| swept.rate() / swept.inserted_rate);
+        if let (Some(inserted), Some(rate), Some(ratio)) = (inserted, of(&Swept::rate), ratio) {
+            let whole = |rate: f64| format!("{rate:.0}");
+            writeln!(
+                page,
+                "| {} | {} | {} | {} |",
+                subject.label(),
+                with_spread(inserted, whole),
+                with_spread(rate, whole),
+                with_spread(ratio, significant)
+            )?;
         }
     }
     Ok(())

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::Failure;
 use crate::machine::Machine;
 use crate::subject::Subject;
+use crate::sweep::Swept;
 
 /// One measured stretch of load.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -57,6 +58,9 @@ pub(crate) struct Outcome {
     pub(crate) seconds: u64,
     pub(crate) series: Vec<Series>,
     pub(crate) figures: Vec<Figure>,
+    /// Absent where it was kept before there were any.
+    #[serde(default)]
+    pub(crate) swept: Vec<Swept>,
     /// What could not be measured, and why.
     pub(crate) failures: Vec<String>,
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use onlyonce_test::client::Raw;
@@ -77,6 +78,11 @@ impl Stand {
     /// Its database, where it has one.
     pub(crate) fn database(&self) -> Option<&Database> {
         self.way.database.as_ref()
+    }
+
+    /// The file that its records are in, where they are in one.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        self.way.file.clone()
     }
 
     /// Executes what is replayed afterwards, where that is what is measured.

@@ -22,6 +22,10 @@ pub(crate) enum Subject {
     Memory,
     /// As [`Self::Postgres`], with tables that hold millions of records.
     Preloaded,
+    /// As [`Self::Postgres`], while expired records are swept.
+    SweptPostgres,
+    /// As [`Self::Sqlite`], while expired records are swept.
+    SweptSqlite,
     /// Fresh keys through `idempotent-proxy-server`, records in Redis.
     Peer,
     /// Keys that were all executed before, read from the process's memory.
@@ -58,6 +62,8 @@ impl Subject {
             Self::Sqlite => "guarded, SQLite",
             Self::Memory => "guarded, memory",
             Self::Preloaded => "guarded, Postgres, full tables",
+            Self::SweptPostgres => "guarded, Postgres, while sweeping",
+            Self::SweptSqlite => "guarded, SQLite, while sweeping",
             Self::Peer => "idempotent-proxy-server",
             Self::ReplayProcess => "replay, process cache",
             Self::ReplayRedis => "replay, Redis",
@@ -77,6 +83,8 @@ impl Subject {
             | Self::Sqlite
             | Self::Memory
             | Self::Preloaded
+            | Self::SweptPostgres
+            | Self::SweptSqlite
             | Self::Peer => Traffic::Fresh,
         }
     }
@@ -95,11 +103,22 @@ impl Subject {
             Self::Postgres
             | Self::OneByOne
             | Self::Preloaded
+            | Self::SweptPostgres
             | Self::ReplayProcess
             | Self::ReplayRedis
             | Self::ReplayPostgres
             | Self::Storm => true,
-            Self::Nginx | Self::PassThrough | Self::Sqlite | Self::Memory | Self::Peer => false,
+            Self::Nginx
+            | Self::PassThrough
+            | Self::Sqlite
+            | Self::SweptSqlite
+            | Self::Memory
+            | Self::Peer => false,
         }
+    }
+
+    /// Whether records expire in its store while it is measured.
+    pub(crate) fn is_swept(self) -> bool {
+        matches!(self, Self::SweptPostgres | Self::SweptSqlite)
     }
 }

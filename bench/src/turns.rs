@@ -13,6 +13,7 @@ use crate::results::{Figure, Outcome, Sample, Series, count, signed};
 use crate::servers::Servers;
 use crate::stand::Stand;
 use crate::subject::Subject;
+use crate::sweep::{self, Swept};
 use crate::two_commits::TwoCommits;
 
 /// How much is measured.
@@ -59,13 +60,15 @@ impl Case {
             seconds: effort.seconds,
             series: Vec::new(),
             figures: Vec::new(),
+            swept: Vec::new(),
             failures: Vec::new(),
         };
         for &connections in effort.connections(self) {
             match self.take_turns(servers, effort, connections).await {
-                Ok((series, figures)) => {
+                Ok((series, figures, swept)) => {
                     outcome.series.extend(series);
                     outcome.figures.extend(figures);
+                    outcome.swept.extend(swept);
                 }
                 // The rest is worth measuring all the same.
                 Err(failure) => outcome.fail(&failure),
@@ -74,7 +77,9 @@ impl Case {
         let figures = match self.beside {
             Beside::Memory => memory::measure(servers, effort).await,
             Beside::Layer => layer::measure().await,
-            Beside::Nothing | Beside::TwoCommits | Beside::RecordSize => Ok(Vec::new()),
+            Beside::Nothing | Beside::TwoCommits | Beside::RecordSize | Beside::Sweep => {
+                Ok(Vec::new())
+            }
         };
         match figures {
             Ok(figures) => {
@@ -91,13 +96,15 @@ impl Case {
         servers: &mut Servers,
         effort: Effort,
         connections: u32,
-    ) -> Result<(Vec<Series>, Vec<Figure>), Failure> {
+    ) -> Result<(Vec<Series>, Vec<Figure>, Vec<Swept>), Failure> {
         let (rounds, seconds) = effort.at(self, connections);
         let mut stands = Vec::new();
         for &subject in self.subjects {
             let mut stand = Stand::set_up(subject, servers, connections, effort.records).await?;
             stand.prime().await?;
-            stand.warm_up().await?;
+            if !effort.smoke {
+                stand.warm_up().await?;
+            }
             stands.push((stand, Vec::new()));
         }
         let pgbench = match self.beside {
@@ -107,11 +114,14 @@ impl Case {
             _ => None,
         };
         let mut latencies = Vec::new();
+        let mut swept = Vec::new();
         for _ in 0..rounds {
             for (stand, samples) in &mut stands {
                 // What the last one left in its sockets is not this one's to finish.
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                samples.push(stand.measure(servers, seconds).await?);
+                let (sample, came) = stretch(stand, servers, seconds, effort).await?;
+                samples.push(sample);
+                swept.extend(came);
             }
             if let Some(pgbench) = &pgbench {
                 servers.settle().await?;
@@ -137,8 +147,25 @@ impl Case {
         let series: Vec<_> = series.collect();
         series.iter().for_each(report);
         figures.iter().for_each(report_figure);
-        Ok((series, figures))
+        for &subject in self.subjects {
+            report_swept(&swept, subject);
+        }
+        Ok((series, figures, swept))
     }
+}
+
+/// One stretch of load, and how far the sweep came in it where there is one.
+async fn stretch(
+    stand: &mut Stand,
+    servers: &mut Servers,
+    seconds: u64,
+    effort: Effort,
+) -> Result<(Sample, Option<Swept>), Failure> {
+    if stand.subject().is_swept() {
+        let (sample, swept) = sweep::measure(stand, servers, seconds, effort.smoke).await?;
+        return Ok((sample, Some(swept)));
+    }
+    Ok((stand.measure(servers, seconds).await?, None))
 }
 
 /// The name of how many records the full tables held.
@@ -194,6 +221,20 @@ fn report(series: &Series) {
         print!("  commits/request {commits:.3}  log bytes/request {log:.0}");
     }
     println!();
+}
+
+fn report_swept(swept: &[Swept], subject: Subject) {
+    let of = |value: &dyn Fn(&Swept) -> f64| Swept::spread(swept, subject, value);
+    if let (Some(rate), Some(seconds)) = (of(&Swept::rate), of(&|swept| swept.seconds)) {
+        println!(
+            "{}: {:.0} records swept a second ({:.0}–{:.0}), for {:.1} s",
+            subject.label(),
+            rate.median,
+            rate.least,
+            rate.most,
+            seconds.median
+        );
+    }
 }
 
 fn report_figure(figure: &Figure) {

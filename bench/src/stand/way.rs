@@ -1,6 +1,7 @@
 //! What stands between the load generator and the service behind, and is started for one subject.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use onlyonce_test::postgres::Database;
 use onlyonce_test::process::{Launch, Proxy};
@@ -27,6 +28,8 @@ pub(super) struct Way {
     peer: Option<Peer>,
     redis: Option<redis::Server>,
     pub(super) database: Option<Database>,
+    /// Of SQLite.
+    pub(super) file: Option<PathBuf>,
     directory: TempDir,
 }
 
@@ -43,6 +46,7 @@ impl Way {
             peer: None,
             redis: None,
             database: None,
+            file: None,
             directory: tempfile::tempdir()?,
         };
         match subject {
@@ -62,6 +66,10 @@ impl Way {
         let launch = match subject {
             Subject::OneByOne => launch.env("ONLYONCE__STORE__GROUP_COMMIT", "false"),
             Subject::Memory => launch.env("ONLYONCE__STORE__RECORDS_MAX", "10000000"),
+            // As soon as there is something to sweep, not once a minute.
+            Subject::SweptPostgres | Subject::SweptSqlite => {
+                launch.env("ONLYONCE__STORE__SWEEP_INTERVAL", "100ms")
+            }
             Subject::ReplayPostgres => launch.env("ONLYONCE__CACHE__MEMORY_MAX", "0B"),
             Subject::ReplayRedis => {
                 let redis = self.redis.insert(redis::Server::start()?);
@@ -91,9 +99,11 @@ impl Way {
             return Ok(database.url());
         }
         Ok(match subject {
-            Subject::Sqlite => {
+            Subject::Sqlite | Subject::SweptSqlite => {
                 let file = self.directory.path().join("onlyonce.db");
-                format!("sqlite://{}", file.display())
+                let url = format!("sqlite://{}", file.display());
+                self.file = Some(file);
+                url
             }
             _ => "memory:".to_owned(),
         })
