@@ -135,6 +135,7 @@ impl<S: Sink> Relay<S> {
             let begun = Instant::now();
             let error = match self.shift(&mut stop, &mut breaker).await {
                 Ok(End::Stopped) => return Ok(()),
+                Ok(End::Lost) if stop.stopped => return Ok(()),
                 Ok(End::Lost) => {
                     tracing::info!(
                         sink = self.context.me.sink,

@@ -61,7 +61,6 @@ impl Holdings {
         options: &RelayOptions,
         counters: &Counters,
     ) -> Result<bool, Error> {
-        let share = lease::fair_share(session, me, options.lease).await?;
         let leases = self.leases();
         if leases.is_empty() {
             self.until = Instant::now() + options.lease - options.margin();
@@ -72,6 +71,8 @@ impl Holdings {
             }
             self.until = until - options.margin();
         }
+        // Not before: who has just lost its shards has no say in how they are shared out.
+        let share = lease::fair_share(session, me, options.lease).await?;
         let staying = self.shards.values().filter(|held| !held.leaving).count();
         let surplus = staying.saturating_sub(share);
         let last = self.shards.values_mut().rev().filter(|held| !held.leaving);

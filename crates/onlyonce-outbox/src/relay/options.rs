@@ -184,7 +184,8 @@ impl RelayOptions {
         self
     }
 
-    /// How many events of one key may wait behind one that fails; 10 000. Beyond, the shard is not read on.
+    /// How many events of one key may wait behind one that fails; 10 000. Beyond, its shard is not read on. What
+    /// had been read by then is parked all the same.
     #[must_use]
     pub fn waiting_max(mut self, events: u32) -> Self {
         self.waiting_max = events;

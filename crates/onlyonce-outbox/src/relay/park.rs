@@ -115,7 +115,7 @@ const DELIVERED: &str =
     "delete from onlyonce_outbox_parked where sink = $1 and id = any($2::int8[])";
 
 const FAILED_AGAIN: &str = "update onlyonce_outbox_parked p set \
-         state = case when not f.dead and p.first_failed_at + $6 * interval '1 millisecond' > statement_timestamp() \
+         state = case when not f.dead and coalesce(p.first_failed_at, statement_timestamp()) + $6 * interval '1 millisecond' > statement_timestamp() \
                  then 0 when p.key is null then 3 else $7 end, \
          next_at = statement_timestamp() + f.wait * interval '1 millisecond', last_error = f.error, \
          first_failed_at = coalesce(p.first_failed_at, statement_timestamp()) \
@@ -123,11 +123,12 @@ const FAILED_AGAIN: &str = "update onlyonce_outbox_parked p set \
      where p.sink = $1 and p.id = f.id and p.state = 0 returning p.state";
 
 /// The first of each of these keys, where it waits, is due.
-pub(crate) const PROMOTE: &str = "update onlyonce_outbox_parked p set state = 0, next_at = statement_timestamp() \
-     from (select distinct k.topic, k.key from unnest($2::text[], $3::text[]) as k (topic, key)) as k \
-     where p.sink = $1 and p.state = 1 and p.id = ( \
-         select min(q.id) from onlyonce_outbox_parked q \
-         where q.sink = $1 and q.topic = k.topic and q.key = k.key and q.state < 3)";
+pub(crate) const PROMOTE: &str = "with first as materialized ( \
+         select q.id from (select distinct k.topic, k.key from unnest($2::text[], $3::text[]) as k (topic, key)) as k \
+         cross join lateral (select id from onlyonce_outbox_parked p \
+             where p.sink = $1 and p.topic = k.topic and p.key = k.key and p.state < 3 order by p.id limit 1) as q \
+     ) update onlyonce_outbox_parked p set state = 0, next_at = statement_timestamp() \
+     from first where p.sink = $1 and p.id = first.id and p.state = 1";
 
 /// Writes what became of events, all or nothing. `None` where a shard is not ours any more: then nothing was
 /// written.

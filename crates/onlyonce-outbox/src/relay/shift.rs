@@ -136,6 +136,8 @@ impl<'c, S: Sink> Shift<'c, S> {
             }
             let next = self.next(stop.stopped);
             tokio::select! {
+                biased;
+                () = stop.told() => {}
                 landed = self.flights.next(), if self.flights.len() > 0 => {
                     let mut batches = Vec::from_iter(landed);
                     batches.extend(std::iter::from_fn(|| self.flights.try_next()));
@@ -145,7 +147,6 @@ impl<'c, S: Sink> Shift<'c, S> {
                 }
                 () = self.context.options.wake.woken(), if !stop.stopped => self.pace.woken(),
                 () = sleep_until(next) => {}
-                () = stop.told() => {}
             }
         }
     }

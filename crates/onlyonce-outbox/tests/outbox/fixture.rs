@@ -27,9 +27,17 @@ impl Postgres {
 
     /// Four connections to the server for all.
     pub(crate) async fn behind_pgbouncer() -> Self {
-        let mut fresh = Self::fresh().await;
-        fresh.bouncer = Some(PgBouncer::start(fresh.database.port(), 4).unwrap());
-        fresh
+        Self::pooled(Database::fresh().await, 4).await
+    }
+
+    /// Another server's database, and so many connections to it for all.
+    pub(crate) async fn pooled(database: Database, connections: u16) -> Self {
+        migrate(&mut database.connect().await).await.unwrap();
+        let bouncer = PgBouncer::start(database.port(), connections).unwrap();
+        Self {
+            database,
+            bouncer: Some(bouncer),
+        }
     }
 
     /// As the application connects.

@@ -1,8 +1,13 @@
 //! The outbox on real servers.
 
+mod anything;
 mod append;
+mod dice;
+mod faults;
 mod fixture;
 mod operator;
+mod owners;
 mod relay;
 mod schema;
 mod sinks;
+mod upkeep;
