@@ -59,18 +59,28 @@ impl Error {
         let Self::Database { source, .. } = self else {
             return None;
         };
-        let code = source.as_database_error()?.code()?;
-        Some(code.into_owned())
+        sqlstate(source)
     }
 
     /// Whether the same transaction, begun again, may succeed: a deadlock, a serialization failure, a lock
     /// that was not had in time.
     pub fn is_transient(&self) -> bool {
-        matches!(
-            self.sqlstate().as_deref(),
-            Some("40001" | "40P01" | "55P03")
-        )
+        matches!(self, Self::Database { source, .. } if is_transient(source))
     }
+}
+
+/// Whether the same transaction, begun again, may succeed where the driver failed with this: a deadlock, a
+/// serialization failure, a lock that was not had in time.
+pub fn is_transient(error: &sqlx::Error) -> bool {
+    matches!(
+        sqlstate(error).as_deref(),
+        Some("40001" | "40P01" | "55P03")
+    )
+}
+
+fn sqlstate(error: &sqlx::Error) -> Option<String> {
+    let code = error.as_database_error()?.code()?;
+    Some(code.into_owned())
 }
 
 impl From<sqlx::Error> for Error {

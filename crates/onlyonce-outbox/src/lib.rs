@@ -27,6 +27,7 @@ pub mod cloud_event;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod dead;
+pub mod inbox;
 pub mod partition;
 pub mod replay;
 pub mod retention;
@@ -46,13 +47,14 @@ mod shard;
 mod sink;
 mod sql;
 mod transaction;
+mod versions;
 mod wake;
 
 pub use self::append::{Appended, Appender, Origin, append};
 pub use self::buffer::Buffer;
 pub use self::connector::Connector;
 pub use self::envelope::Envelope;
-pub use self::error::Error;
+pub use self::error::{Error, is_transient};
 pub use self::event::Event;
 pub use self::relay::{Monitor, OnDead, Relay, RelayOptions, RelayStats, Start};
 pub use self::schema::migrate;
