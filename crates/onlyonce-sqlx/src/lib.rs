@@ -3,6 +3,8 @@
 
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod runtimes;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 

@@ -6,6 +6,7 @@ use std::sync::mpsc::Receiver;
 use onlyonce::clock::Clock;
 use onlyonce::store::StoreError;
 use rusqlite::Connection;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::connection::{FileIdentity, Opened};
@@ -13,6 +14,7 @@ use super::fault::Fault;
 use super::options::SqliteOptions;
 use super::queue::{Queue, answer};
 use super::writes::{Batch, Write};
+use crate::runtimes::tell_where_they_are;
 
 /// A batch is closed at so many requests, or so many bytes of bodies: both bound how long the first of
 /// them waits, and the second how far the log grows between two checkpoints.
@@ -50,6 +52,7 @@ impl Writer {
         self.0.push(Box::new(Request {
             write,
             caller,
+            runtime: Handle::try_current().ok(),
             answer: None,
         }))?;
         answer(receiver).await
@@ -67,11 +70,14 @@ trait Waiting: Send + std::fmt::Debug {
     /// The transaction is committed, or it failed for all.
     fn answer(self: Box<Self>, committed: Result<(), StoreError>);
     fn bytes(&self) -> usize;
+    /// Where its caller waits.
+    fn runtime(&self) -> Option<&Handle>;
 }
 
 struct Request<W: Write> {
     write: W,
     caller: oneshot::Sender<Result<W::Answer, StoreError>>,
+    runtime: Option<Handle>,
     answer: Option<Result<W::Answer, StoreError>>,
 }
 
@@ -109,6 +115,10 @@ impl<W: Write> Waiting for Request<W> {
     fn bytes(&self) -> usize {
         self.write.bytes()
     }
+
+    fn runtime(&self) -> Option<&Handle> {
+        self.runtime.as_ref()
+    }
 }
 
 struct WriterThread {
@@ -142,23 +152,22 @@ impl WriterThread {
         if batch.is_empty() {
             return;
         }
-        let failed = match self.run_batch(&mut batch) {
-            Ok(()) => match self.execute("commit") {
-                Ok(()) => None,
-                Err(fault) => Some((fault, Fault::uncertain as fn(Fault) -> StoreError)),
-            },
-            Err(fault) => Some((fault, Fault::not_applied as fn(Fault) -> StoreError)),
+        let committed = match self.run_batch(&mut batch) {
+            Ok(()) => self
+                .execute("commit")
+                .map_err(|fault| (fault, Fault::uncertain as fn(Fault) -> _)),
+            Err(fault) => Err((fault, Fault::not_applied as fn(Fault) -> _)),
         };
-        if let Some((fault, _)) = &failed {
+        let committed = committed.map_err(|(fault, error): (Fault, fn(Fault) -> StoreError)| {
             tracing::warn!(error = %fault, requests = batch.len(), "a batch of writes failed");
             self.roll_back();
-        }
-        for request in batch {
-            request.answer(match &failed {
-                None => Ok(()),
-                Some((fault, error)) => Err(error(fault.clone())),
-            });
-        }
+            error(fault)
+        });
+        tell_where_they_are(
+            batch,
+            |request| request.runtime(),
+            move |request| request.answer(committed.clone()),
+        );
     }
 
     /// Leaves a transaction that is ready for COMMIT, or an error for all.

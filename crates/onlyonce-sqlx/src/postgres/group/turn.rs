@@ -308,29 +308,4 @@ mod tests {
         assert!(is_sent_away(other.block_on(behind).unwrap()));
         assert!(lane.0.queue().ends());
     }
-
-    #[test]
-    fn callers_of_other_runtimes_are_told_where_they_are() {
-        let runtimes = [runtime(), runtime(), runtime()];
-        let (callers, answers): (Vec<_>, Vec<_>) = (0..9)
-            .map(|number| {
-                let at = runtimes[number % 3].enter();
-                let (waiting, answer) = Waiting::new(Write(0));
-                drop(at);
-                (waiting, (number, answer))
-            })
-            .unzip();
-        let say = || Ok(Outcome::GoOn { doubt: true });
-        runtimes[0].block_on(async { Told::all(callers, say).tell() });
-        let (near, far): (Vec<_>, Vec<_>) = (answers.into_iter()).partition(|(n, _)| n % 3 == 0);
-        for (number, mut answer) in near {
-            assert!(answer.try_recv().is_ok(), "{number}");
-        }
-        // By a task that is to run yet.
-        for (number, mut answer) in far {
-            assert!(number > 2 || answer.try_recv().is_err(), "{number}");
-            let said = runtimes[number % 3].block_on(answer).unwrap();
-            assert!(matches!(said, Ok(Outcome::GoOn { doubt: true })));
-        }
-    }
 }

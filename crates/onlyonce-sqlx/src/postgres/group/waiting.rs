@@ -1,8 +1,4 @@
 //! A call that waits for its group, and how it is told.
-//!
-//! The obvious thing, to answer each call from the task that sends groups, wakes a task on another runtime for
-//! each of them: one system call each, where a proxy has a runtime for each core. So what calls of another
-//! runtime are told goes there in one piece, and wakes them from there.
 
 use onlyonce::store::StoreError;
 use tokio::runtime::Handle;
@@ -10,6 +6,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Grouped, Said};
+use crate::runtimes::tell_where_they_are;
 
 /// A call that waits.
 pub(super) struct Waiting<W: Grouped> {
@@ -67,26 +64,13 @@ impl<T: Send + 'static> Told<T> {
         Self::each(waiting.into_iter().map(|waiting| (waiting.caller, say())))
     }
 
-    /// Tells them: those of another runtime by way of one task there.
+    /// Tells them.
     pub(super) fn tell(self) {
-        let here = Handle::try_current().map(|runtime| runtime.id()).ok();
-        let (near, mut far): (Vec<_>, Vec<_>) =
-            (self.0.into_iter()).partition(|(caller, _)| here == Some(caller.runtime.id()));
-        while let Some((caller, _)) = far.first() {
-            // The callers' own handles go along: what counts their clones stays where they were made.
-            let runtime = caller.runtime.clone();
-            let there = runtime.id();
-            let bundle: Vec<_> = far
-                .extract_if(.., |(caller, _)| caller.runtime.id() == there)
-                .collect();
-            runtime.spawn(async move {
-                bundle
-                    .into_iter()
-                    .for_each(|(caller, said)| caller.hears(said))
-            });
-        }
-        near.into_iter()
-            .for_each(|(caller, said)| caller.hears(said));
+        tell_where_they_are(
+            self.0,
+            |(caller, _)| Some(&caller.runtime),
+            |(caller, said)| caller.hears(said),
+        );
     }
 }
 

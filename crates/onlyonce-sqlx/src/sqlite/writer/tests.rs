@@ -34,6 +34,7 @@ fn request<W: Write>(write: W) -> (Box<dyn Waiting>, Answer<W::Answer>) {
     let request = Request {
         write,
         caller,
+        runtime: None,
         answer: None,
     };
     (Box::new(request), answer)
