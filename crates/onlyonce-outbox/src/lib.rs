@@ -33,6 +33,7 @@ pub mod replay;
 pub mod retention;
 pub mod schema;
 pub mod sinks;
+pub mod standard_webhooks;
 pub mod status;
 
 mod append;
