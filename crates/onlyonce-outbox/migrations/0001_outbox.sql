@@ -5,9 +5,11 @@ create sequence onlyonce_outbox_sequence as bigint cache 1;
 
 create table onlyonce_outbox_event (
     created_at   timestamptz not null default statement_timestamp(), -- of the appending statement
+    -- Before the number: that a transaction has an id before it has numbers is what lets relays read in the
+    -- order of the numbers.
+    xid          xid8        not null default pg_current_xact_id(),
     -- Drawn while the key's lock is held, so that within a key its order is that of the commits.
     id           bigint      not null default nextval('onlyonce_outbox_sequence'),
-    xid          xid8        not null default pg_current_xact_id(),
     shard        smallint    not null, -- 0 to 63, from topic and key
     event_id     uuid        not null, -- what receivers know a repetition by
     topic        text        not null,
@@ -23,7 +25,7 @@ create table onlyonce_outbox_event (
 
 alter sequence onlyonce_outbox_sequence owned by onlyonce_outbox_event.id;
 
--- What is new since a snapshot: one probe for each partition where nothing is.
+-- What became of the transactions that were open at a snapshot.
 create index onlyonce_outbox_event_xid on onlyonce_outbox_event (xid);
 
 do $$
@@ -39,7 +41,9 @@ create table onlyonce_outbox_cursor (
     sink        text        not null,
     shard       smallint    not null,
     done        pg_snapshot not null,          -- what is visible in it was delivered or parked
+    done_floor  bigint      not null default 0, -- transactions that are not in it, and were not open, are above
     open        pg_snapshot,                   -- the batch that is being read: visible here, and not in done
+    open_floor  bigint      not null default 0,
     last_id     bigint      not null default 0, -- up to where of that batch
     moved_at    timestamptz not null default statement_timestamp(),
     owner       uuid,

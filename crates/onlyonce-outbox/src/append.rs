@@ -20,15 +20,15 @@ use crate::sql;
 const KEYS_MAX: usize = 1_000;
 
 /// The locks are in the order in which they are to be taken. All of them are had before the first row is
-/// joined, and so before its number is drawn. They are named by the table: outboxes in other schemas have
+/// joined, and so before its number is drawn; and the transaction has its id before. They are named by the table: outboxes in other schemas have
 /// their own.
 const APPEND: &str = "with lock as materialized ( \
          select pg_advisory_xact_lock('onlyonce_outbox_event'::regclass::oid::int4, number) \
          from unnest($1::int4[]) as number \
-     ), held as materialized (select count(*) from lock) \
-     insert into onlyonce_outbox_event (shard, event_id, topic, key, kind, content_type, headers, payload, \
+     ), held as materialized (select count(*), pg_current_xact_id() as xid from lock) \
+     insert into onlyonce_outbox_event (xid, shard, event_id, topic, key, kind, content_type, headers, payload, \
          origin_scope, origin_key) \
-     select shard, event_id, topic, key, kind, content_type, headers::jsonb, payload, $10, $11 \
+     select held.xid, shard, event_id, topic, key, kind, content_type, headers::jsonb, payload, $10, $11 \
      from held, unnest($2::int2[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], \
          $9::bytea[]) with ordinality \
          as event (shard, event_id, topic, key, kind, content_type, headers, payload, position) \

@@ -19,15 +19,17 @@ use crate::error::Error;
 
 /// The planner has no say: it thinks new tables empty, and reads the whole of them. Isolation does not depend
 /// on the database's default; nothing waits for a lock for long.
-const SETTINGS: [(&str, &str); 7] = [
+const SETTINGS: [(&str, &str); 6] = [
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
     ("plan_cache_mode", "force_generic_plan"),
     ("jit", "off"),
     ("lock_timeout", "3s"),
-    ("statement_timeout", "30s"),
 ];
+
+/// For what changes every event that there is.
+const PATIENCE: Duration = Duration::from_secs(6 * 3_600);
 
 /// How to reach the database: how the application's pool does, or a URL.
 ///
@@ -53,7 +55,8 @@ impl Connector {
         self
     }
 
-    fn options(&self) -> PgConnectOptions {
+    /// The server gives up before this process does, where it can be told so.
+    fn options(&self, statement_timeout: Duration) -> PgConnectOptions {
         let options = self.options.clone().disable_statement_logging();
         let options = match options.get_application_name() {
             Some(_) => options,
@@ -63,14 +66,23 @@ impl Connector {
             // What the pooler does not track it refuses to take at the start.
             return options.statement_cache_capacity(0).extra_float_digits(None);
         }
-        options
-            .options(SETTINGS)
-            .options([("default_transaction_isolation", "read committed")])
+        options.options(SETTINGS).options([
+            ("default_transaction_isolation", "read committed".to_owned()),
+            (
+                "statement_timeout",
+                statement_timeout.as_millis().to_string(),
+            ),
+        ])
     }
 
     /// A connection as the settings say, for whoever brings statements of their own.
-    pub(crate) async fn connect(&self, limit: Duration) -> Result<PgConnection, Error> {
-        match timeout(limit, self.options().connect()).await {
+    pub(crate) async fn connect(
+        &self,
+        limit: Duration,
+        statement_timeout: Duration,
+    ) -> Result<PgConnection, Error> {
+        let options = self.options(statement_timeout);
+        match timeout(limit, options.connect()).await {
             Ok(connected) => Ok(connected?),
             Err(_) => Err(Error::Timeout(limit)),
         }
@@ -78,7 +90,7 @@ impl Connector {
 
     pub(crate) async fn open(&self, limit: Duration) -> Result<Session, Error> {
         Ok(Session {
-            connection: self.connect(limit).await?,
+            connection: self.connect(limit, limit.mul_f64(0.9)).await?,
             pooler: self.pooler,
             limit,
         })
@@ -157,6 +169,8 @@ impl Session {
     pub(crate) async fn begin(&mut self) -> Result<(), Error> {
         let mut begin = "begin isolation level read committed".to_owned();
         if self.pooler {
+            let millis = self.limit.mul_f64(0.9).as_millis();
+            begin.push_str(&format!("; set local statement_timeout = {millis}"));
             for (name, value) in SETTINGS {
                 begin.push_str(&format!("; set local {name} = '{value}'"));
             }
@@ -172,6 +186,19 @@ impl Session {
         let query = query.persistent(!self.pooler);
         let rows = timeout(self.limit, query.fetch_all(&mut self.connection)).await;
         Ok(rows.map_err(|_| Error::Timeout(self.limit))??)
+    }
+
+    /// As [`fetch_within`](Self::fetch_within), for what may take hours.
+    pub(crate) async fn fetch_patiently(
+        &mut self,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, Error> {
+        self.run("set local statement_timeout = 0".to_owned())
+            .await?;
+        let usual = std::mem::replace(&mut self.limit, PATIENCE);
+        let rows = self.fetch_within(query).await;
+        self.limit = usual;
+        rows
     }
 
     /// Commits the open transaction.

@@ -42,7 +42,7 @@ use crate::sink::Sink;
 use crate::{restore, schema};
 
 pub(crate) use self::park::PROMOTE;
-pub(crate) use self::poll::envelope;
+pub(crate) use self::poll::{SEQUENCE, envelope};
 
 /// The wait before the database is asked again after it failed.
 const RECONNECT: Backoff = Backoff {
@@ -178,7 +178,10 @@ impl<S: Sink> Relay<S> {
         if restore::resync(&mut session).await? {
             self.context.counters.resyncs.add(1);
         }
-        lease::register(&mut session, &self.context.me, options.start).await?;
-        Shift::new(&self.context, session, breaker).work(stop).await
+        lease::register(&mut session, &self.context.me, options.lease, options.start).await?;
+        let sequence = poll::sequence(&mut session).await?;
+        Shift::new(&self.context, session, sequence, breaker)
+            .work(stop)
+            .await
     }
 }

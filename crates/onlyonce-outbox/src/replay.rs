@@ -9,6 +9,7 @@ use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
 use crate::error::Error;
+use crate::relay::SEQUENCE;
 use crate::transaction::{BEGIN, end, fetch, run};
 
 /// From where.
@@ -47,8 +48,8 @@ const SET_BACK: &str = "with present as materialized (select pg_current_snapshot
          and not pg_visible_in_snapshot(e.xid, p.done::pg_snapshot) \
          and (p.open is null or e.id > p.last_id or not pg_visible_in_snapshot(e.xid, p.open::pg_snapshot))), \
      first as materialized (select least($2, (select id from pending)) as id), \
-     moved as (update onlyonce_outbox_cursor c set done = '3:3:', open = present.open, \
-         last_id = greatest(first.id - 1, 0), epoch = c.epoch + 1, owner = null, lease_until = '-infinity', \
+     moved as (update onlyonce_outbox_cursor c set done = '3:3:', done_floor = greatest(first.id - 1, 0), \
+         open = present.open, open_floor = $3, last_id = greatest(first.id - 1, 0), epoch = c.epoch + 1, owner = null, lease_until = '-infinity', \
          moved_at = statement_timestamp() \
          from present, first where c.sink = $1) \
      select first.id, (select count(*) from onlyonce_outbox_event e where e.id >= first.id) \
@@ -67,8 +68,12 @@ pub async fn replay(
     sink: &str,
     from: From,
 ) -> Result<Option<Replay>, Error> {
+    // Before that the sequence was where it is now; transactions with ids above have their numbers above.
+    let sequence = run(connection, SEQUENCE).await?;
+    let floor: i64 = sequence.first().map_or(Ok(0), |row| row.try_get(0))?;
+    run(connection, "select pg_current_xact_id()").await?;
     run(connection, BEGIN).await?;
-    let set_back = set_back(connection, sink, from).await;
+    let set_back = set_back(connection, sink, from, floor).await;
     end(connection, set_back).await
 }
 
@@ -76,6 +81,7 @@ async fn set_back(
     connection: &mut PgConnection,
     sink: &str,
     from: From,
+    floor: i64,
 ) -> Result<Option<Replay>, Error> {
     let cursors = fetch(connection, sqlx::query(LOCK).bind(sink)).await?;
     if cursors.is_empty() {
@@ -98,7 +104,7 @@ async fn set_back(
     let Some(first) = first else {
         return Ok(None);
     };
-    let query = sqlx::query(SET_BACK).bind(sink).bind(first);
+    let query = sqlx::query(SET_BACK).bind(sink).bind(first).bind(floor);
     let rows = fetch(connection, query).await?;
     let Some(row) = rows.first() else {
         return Ok(None);

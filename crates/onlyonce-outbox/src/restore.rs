@@ -26,7 +26,7 @@ const TURN: &str = "select from onlyonce_outbox_cluster for update";
 const ADOPT: &str = "update onlyonce_outbox_event set xid = pg_current_xact_id() \
      where xid >= pg_snapshot_xmin(pg_current_snapshot())";
 
-const REWIND: &str = "update onlyonce_outbox_cursor set done = '3:3:', open = null, last_id = 0, \
+const REWIND: &str = "update onlyonce_outbox_cursor set done = '3:3:', done_floor = 0, open = null, last_id = 0, \
      owner = null, lease_until = '-infinity', epoch = epoch + 1, moved_at = statement_timestamp()";
 
 const REMEMBER: &str = "insert into onlyonce_outbox_cluster (system_identifier, database) \
@@ -41,10 +41,8 @@ pub(crate) async fn resync(session: &mut Session) -> Result<bool, Error> {
         return Ok(false);
     }
     session.begin().await?;
-    session
-        .fetch_within(sqlx::query("set local statement_timeout = 0"))
-        .await?;
-    session.fetch_within(sqlx::query(TURN)).await?;
+    // Others may be at it.
+    session.fetch_patiently(sqlx::query(TURN)).await?;
     // Once more, now that it is our turn.
     let rows = session.fetch_within(sqlx::query(COMPARE)).await?;
     let Some((moved, ahead)) = compared(&rows)? else {
@@ -56,7 +54,7 @@ pub(crate) async fn resync(session: &mut Session) -> Result<bool, Error> {
         return Ok(false);
     }
     for statement in [ADOPT, REWIND, REMEMBER] {
-        session.fetch_within(sqlx::query(statement)).await?;
+        session.fetch_patiently(sqlx::query(statement)).await?;
     }
     session.commit().await?;
     tracing::error!(

@@ -61,11 +61,17 @@ impl Breaker {
         self.until = None;
     }
 
-    /// All messages of a batch failed, so many; `wait` is what the sink asked for. Whether they look like the
-    /// sink's failure rather than their own: then they stay where they are.
-    pub(super) fn failed(&mut self, messages: u32, wait: Option<Duration>, now: Instant) -> bool {
-        self.failures = self.failures.saturating_add(messages);
-        let together = messages > 1;
+    /// All messages of a batch failed, among them so many that had not been parked for failures of their own;
+    /// `wait` is what the sink asked for. Whether that looks like the sink's failure rather than theirs: then
+    /// they stay where they are.
+    pub(super) fn failed(
+        &mut self,
+        new_messages: u32,
+        wait: Option<Duration>,
+        now: Instant,
+    ) -> bool {
+        self.failures = self.failures.saturating_add(new_messages);
+        let together = new_messages > 1;
         if together || self.failures >= FAILURES || self.until.is_some() {
             self.opened = self.opened.saturating_add(1);
             let wait = self
@@ -110,6 +116,21 @@ mod tests {
         assert_eq!(breaker.allows(until), Allowance::Probe(PROBE));
         breaker.answered();
         assert_eq!(breaker.allows(now), Allowance::All);
+    }
+
+    #[test]
+    fn what_was_parked_already_opens_nothing_and_keeps_it_open() {
+        let mut breaker = breaker();
+        let now = Instant::now();
+        for _ in 0..3 * FAILURES {
+            assert!(!breaker.failed(0, None, now));
+        }
+        assert!(!breaker.is_open());
+        breaker.failed(2, None, now);
+        breaker.failed(0, Some(Duration::from_secs(60)), now);
+        assert!(
+            matches!(breaker.allows(now), Allowance::Nothing(until) if until > now + Duration::from_secs(59))
+        );
     }
 
     #[test]

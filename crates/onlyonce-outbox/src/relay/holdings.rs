@@ -142,8 +142,12 @@ impl Holdings {
             0 => IDLE_MOVE_EVERY.max(options.persist_every),
             _ => options.persist_every,
         };
-        let moved = self.shards.values().any(Held::has_moved);
-        moved.then(|| self.told_at + every)
+        self.has_moved().then(|| self.told_at + every)
+    }
+
+    /// Whether there is something to tell.
+    pub(super) fn has_moved(&self) -> bool {
+        self.shards.values().any(Held::has_moved)
     }
 
     /// Tells the database how far all shards are. `false` where a shard was lost.

@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::options::Start;
-use super::position::Position;
+use super::poll;
+use super::position::{Position, Snapshot};
 use crate::connector::Session;
 use crate::error::Error;
 use crate::shard::SHARDS;
@@ -41,20 +42,26 @@ pub(super) struct Taken {
     pub(super) crashes: i16,
 }
 
-const REGISTER: &str = "insert into onlyonce_outbox_cursor (sink, shard, done) \
-     select $1, shard, case when $2 then pg_current_snapshot() else '3:3:'::pg_snapshot end \
+const REGISTER: &str = "insert into onlyonce_outbox_cursor (sink, shard, done, done_floor) \
+     select $1, shard, case when $2 then pg_current_snapshot() else '3:3:'::pg_snapshot end, \
+         case when $2 then $4::int8 else 0 end \
      from generate_series(0, $3 - 1) as shard on conflict do nothing";
 
-/// Sees to it that the sink has cursors. A sink that is new starts where `start` says.
+/// Sees to it that the sink has cursors. A sink that is new starts where `start` says; the present has a floor,
+/// with a write of ours before it.
 pub(super) async fn register(
     session: &mut Session,
     me: &Identity,
+    lease: Duration,
     start: Start,
 ) -> Result<(), Error> {
+    let floor = poll::sequence(session).await?;
+    fair_share(session, me, lease).await?;
     let query = sqlx::query(REGISTER)
         .bind(&me.sink)
         .bind(start == Start::Latest)
-        .bind(i32::from(SHARDS));
+        .bind(i32::from(SHARDS))
+        .bind(floor);
     session.fetch(query).await.map(drop)
 }
 
@@ -86,7 +93,7 @@ const TAKE: &str = "with free as ( \
          crashes = case when c.owner is null or c.owner = $2 then c.crashes \
                         else least(c.crashes + 1, 1000)::smallint end \
      from free where c.sink = $1 and c.shard = free.shard \
-     returning c.shard, c.epoch, c.done::text, c.open::text, c.last_id, c.crashes";
+     returning c.shard, c.epoch, c.done::text, c.done_floor, c.open::text, c.open_floor, c.last_id, c.crashes";
 
 const RELEASE: &str = "with mine as ( \
          select shard from onlyonce_outbox_cursor \
@@ -184,14 +191,21 @@ pub(super) fn millis(time: Duration) -> f64 {
 
 fn taken(row: &PgRow) -> Result<Taken, sqlx::Error> {
     let (done, open): (&str, Option<&str>) = (row.try_get("done")?, row.try_get("open")?);
+    let open_floor: i64 = row.try_get("open_floor")?;
     Ok(Taken {
         lease: Lease {
             shard: row.try_get("shard")?,
             epoch: row.try_get("epoch")?,
         },
         position: Position {
-            done: done.into(),
-            open: open.map(Into::into),
+            done: Snapshot {
+                text: done.into(),
+                floor: row.try_get("done_floor")?,
+            },
+            open: open.map(|text| Snapshot {
+                text: text.into(),
+                floor: open_floor,
+            }),
             last: row.try_get("last_id")?,
         },
         crashes: row.try_get("crashes")?,

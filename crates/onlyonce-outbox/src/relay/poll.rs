@@ -1,15 +1,14 @@
 //! Reading what is new, page by page.
 //!
 //! A batch is what one snapshot sees and an earlier one did not. Unlike "above the last number" this misses
-//! nothing that commits late; unlike "older than the oldest open transaction" it waits for nobody. What it
-//! reads of the index is what is new since the earlier snapshot and what was open then: an old snapshot that
-//! somebody else holds adds nothing.
+//! nothing that commits late; unlike "older than the oldest open transaction" it waits for nobody.
 //!
-//! The first page of a batch finds what is new by its transaction, and sorts; in the normal case it is the
-//! only one. Where it is full, the batch may be large, and the pages after it follow the numbers.
+//! All that is above a number, the earlier snapshot's [floor](Snapshot), is read in the order of the numbers,
+//! however large the batch is. What is new below can only be of the few transactions that the snapshot says
+//! were open, and is found by their ids. Where nothing is new, that is one probe for each partition and each
+//! open transaction; an old snapshot that somebody else holds adds nothing.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -17,7 +16,7 @@ use serde_json::{Map, Value};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-use super::position::Position;
+use super::position::{Position, Snapshot};
 use crate::connector::Session;
 use crate::envelope::Envelope;
 use crate::error::Error;
@@ -26,50 +25,42 @@ use crate::sql;
 /// A page ends before this many bytes of payloads, but for one event.
 const PAGE_BYTES: i64 = 8 << 20;
 
-/// Snapshots are read from their text once, not for each row.
-macro_rules! statement {
-    ($page:literal) => {
-        concat!(
-            "with s as materialized ( \
-                 select coalesce($5::text::pg_snapshot, pg_current_snapshot()) as open, $3::text::pg_snapshot as done, \
-                     $1::text as sink, $6::int8 as last, \
-                     exists (select from onlyonce_outbox_parked where sink = $1 and state < 3) as any_parked \
-             ), page as materialized (", $page, "), \
-             event as ( \
-                 select e.*, count(*) over () as of, \
-                     sum(octet_length(e.payload)) over (order by e.id) - octet_length(e.payload) as before \
-                 from page join onlyonce_outbox_event e on e.id = page.id and e.created_at = page.created_at \
-             ) select s.open::text as open, e.of, e.id, e.shard, e.event_id, e.topic, e.key, e.kind, \
-                 e.content_type, e.headers::text as headers, e.payload, \
-                 (extract(epoch from e.created_at) * 1000000)::int8 as micros, \
-                 s.any_parked and e.key is not null and exists ( \
-                     select from onlyonce_outbox_parked p \
-                     where p.sink = s.sink and p.topic = e.topic and p.key = e.key and p.state < 3) as parked \
-             from s left join event e on e.before < $7::int8 order by e.id"
-        )
-    };
-}
+/// Where the sequence is. Not a matter of snapshots.
+pub(crate) const SEQUENCE: &str = "select case when is_called then last_value else last_value - 1 end from onlyonce_outbox_sequence";
 
-const FIRST: &str = statement!(
-    "select id, created_at from ( \
-         select id, created_at from onlyonce_outbox_event \
-         where xid >= pg_snapshot_xmax((select done from s)) and shard = any($2::int2[]) \
-             and pg_visible_in_snapshot(xid, (select open from s)) \
-         union all \
-         select id, created_at from onlyonce_outbox_event \
-         where xid = any(array(select pg_snapshot_xip(done) from s)) and shard = any($2::int2[]) \
-             and pg_visible_in_snapshot(xid, (select open from s)) \
-     ) as due where id > (select last from s) order by id limit $4"
-);
-
-/// The condition on the transactions is written so that no index serves it.
-const NEXT: &str = statement!(
-    "select id, created_at from onlyonce_outbox_event \
-     where id > (select last from s) and shard = any($2::int2[]) \
-         and pg_visible_in_snapshot(xid, (select open from s)) \
-         and not pg_visible_in_snapshot(xid, (select done from s)) \
-     order by id limit $4"
-);
+/// Snapshots are read from their text once, not for each row. Conditions that no index shall serve are written
+/// so that none can: the first part follows the primary key, the second the index of transactions.
+const PAGE: &str = "with s as materialized ( \
+         select coalesce($5::text::pg_snapshot, pg_current_snapshot()) as open, $3::text::pg_snapshot as done, \
+             $1::text as sink, $6::int8 as last, greatest($6::int8, $8::int8) as floor, \
+             exists (select from onlyonce_outbox_parked where sink = $1 and state < 3) as any_parked \
+     ), page as materialized ( \
+         select id, created_at from ( \
+             (select id, created_at from onlyonce_outbox_event \
+             where id > (select floor from s) and shard = any($2::int2[]) \
+                 and pg_visible_in_snapshot(xid, (select open from s)) \
+                 and not pg_visible_in_snapshot(xid, (select done from s)) \
+             order by id limit $4) \
+             union all \
+             (select id, created_at from onlyonce_outbox_event \
+             where xid = any(array(select pg_snapshot_xip(done) from s)) and shard = any($2::int2[]) \
+                 and pg_visible_in_snapshot(xid, (select open from s)) \
+                 and id + 0 > (select last from s) and id + 0 <= (select floor from s)) \
+         ) as due order by id limit $4 \
+     ), event as ( \
+         select e.*, count(*) over () as of, \
+             sum(octet_length(e.payload)) over (order by e.id) - octet_length(e.payload) as before \
+         from page join onlyonce_outbox_event e on e.id = page.id and e.created_at = page.created_at \
+     ) select s.open::text as open, q.last_value as sequence, e.of, e.id, e.shard, e.event_id, e.topic, e.key, \
+         e.kind, e.content_type, e.headers::text as headers, e.payload, \
+         (extract(epoch from e.created_at) * 1000000)::int8 as micros, \
+         s.any_parked and e.key is not null and exists ( \
+             select from onlyonce_outbox_parked p \
+             where p.sink = s.sink and p.topic = e.topic and p.key = e.key and p.state < 3) as parked \
+     from s cross join ( \
+             select case when is_called then last_value else last_value - 1 end as last_value \
+             from onlyonce_outbox_sequence) as q \
+         left join event e on e.before < $7::int8 order by e.id";
 
 /// An event that was read.
 #[derive(Debug)]
@@ -87,46 +78,60 @@ pub(super) struct Page {
     pub(super) after: Position,
     /// Whether there may be more.
     pub(super) full: bool,
+    /// Where the sequence is by now.
+    pub(super) sequence: i64,
 }
 
-/// Reads a page of the shards that are all at `position`. `open` is the snapshot to read up to, where that
-/// is not the present.
+/// Up to where a batch that begins is to be read.
+#[derive(Debug)]
+pub(super) enum Until {
+    /// The present, which is looked up with the page, and has this floor.
+    Present(i64),
+    /// That snapshot.
+    Snapshot(Snapshot),
+}
+
+/// Reads a page of the shards that are all at `position`.
 pub(super) async fn page(
     session: &mut Session,
     sink: &str,
     shards: &[i16],
     position: &Position,
-    open: Option<&Arc<str>>,
+    until: &Until,
     limit: u32,
 ) -> Result<Page, Error> {
-    let in_the_middle = position.open.is_some() && position.last > 0;
-    let statement = if in_the_middle { NEXT } else { FIRST };
-    let open = position.open.as_ref().or(open);
-    let query = sqlx::query(statement)
+    let (open, floor) = match (&position.open, until) {
+        (Some(open), _) | (None, Until::Snapshot(open)) => (Some(&*open.text), open.floor),
+        (None, Until::Present(floor)) => (None, *floor),
+    };
+    let query = sqlx::query(PAGE)
         .bind(sink)
         .bind(shards)
-        .bind(&*position.done)
+        .bind(&*position.done.text)
         .bind(i64::from(limit))
-        .bind(open.map(|open| &**open))
+        .bind(open)
         .bind(position.last)
-        .bind(PAGE_BYTES);
+        .bind(PAGE_BYTES)
+        .bind(position.done.floor);
     let rows = session.fetch(query).await?;
     let Some(first) = rows.first() else {
-        return Err(Error::Schema("a poll answered nothing at all".into()));
+        return Err(Error::Schema("the outbox's sequence is missing".into()));
     };
-    let open: Arc<str> = first.try_get::<&str, _>("open")?.into();
+    let open = Snapshot {
+        text: first.try_get::<&str, _>("open")?.into(),
+        floor,
+    };
+    let sequence = first.try_get("sequence")?;
     let found: Option<i64> = first.try_get("of")?;
-    let Some(found) = found else {
-        return Ok(Page {
-            events: Vec::new(),
-            after: Position::after(open),
-            full: false,
-        });
+    let events = match found {
+        None => Vec::new(),
+        Some(_) => rows.iter().map(read).collect::<Result<_, sqlx::Error>>()?,
     };
-    let events: Result<Vec<_>, sqlx::Error> = rows.iter().map(read).collect();
-    let events = events?;
+    let found = found.unwrap_or_default();
     let full = found >= i64::from(limit) || usize::try_from(found) != Ok(events.len());
-    let last = events.last().map_or(0, |event| event.envelope.sequence);
+    let last = events
+        .last()
+        .map_or(0, |event: &Read| event.envelope.sequence);
     let after = if full {
         position.within(open, last)
     } else {
@@ -136,7 +141,17 @@ pub(super) async fn page(
         events,
         after,
         full,
+        sequence,
     })
+}
+
+/// Where the sequence is.
+pub(super) async fn sequence(session: &mut Session) -> Result<i64, Error> {
+    let rows = session.fetch(sqlx::query(SEQUENCE)).await?;
+    let Some(row) = rows.first() else {
+        return Err(Error::Schema("the outbox's sequence is missing".into()));
+    };
+    Ok(row.try_get(0)?)
 }
 
 const PRESENT: &str = "select pg_current_snapshot()::text, \
@@ -144,16 +159,17 @@ const PRESENT: &str = "select pg_current_snapshot()::text, \
 
 /// The present, for shards that are read by several statements and shall end at the same place; and how many
 /// transactions are open.
-pub(super) async fn present(session: &mut Session) -> Result<(Arc<str>, usize), Error> {
+pub(super) async fn present(session: &mut Session, floor: i64) -> Result<(Snapshot, usize), Error> {
     let rows = session.fetch(sqlx::query(PRESENT)).await?;
     let Some(row) = rows.first() else {
         return Err(Error::Schema("the server has no snapshot".into()));
     };
-    let open = row.try_get::<&str, _>(0)?.into();
-    Ok((
-        open,
-        usize::try_from(row.try_get::<i64, _>(1)?).unwrap_or_default(),
-    ))
+    let open = Snapshot {
+        text: row.try_get::<&str, _>(0)?.into(),
+        floor,
+    };
+    let transactions: i64 = row.try_get(1)?;
+    Ok((open, usize::try_from(transactions).unwrap_or_default()))
 }
 
 fn read(row: &PgRow) -> Result<Read, sqlx::Error> {

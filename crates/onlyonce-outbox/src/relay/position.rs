@@ -8,18 +8,31 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+/// A snapshot of the database, and a number below which little can be new after it.
+///
+/// A snapshot's upper end is the last transaction that had ended, so transactions above it may have been at
+/// work for long. But not those above one of our own that had ended by then: they got their ids after it did,
+/// and their numbers after their ids. So the floor is where the sequence was before a write of ours that was
+/// committed before the snapshot was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Snapshot {
+    /// In its text form.
+    pub(super) text: Arc<str>,
+    /// Transactions above the snapshot's upper end have numbers above this one.
+    pub(super) floor: i64,
+}
+
 /// A place in a shard's events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Position {
-    /// Snapshots in their text form.
-    pub(super) done: Arc<str>,
-    pub(super) open: Option<Arc<str>>,
+    pub(super) done: Snapshot,
+    pub(super) open: Option<Snapshot>,
     pub(super) last: i64,
 }
 
 impl Position {
     /// After a whole batch.
-    pub(super) fn after(open: Arc<str>) -> Self {
+    pub(super) fn after(open: Snapshot) -> Self {
         Self {
             done: open,
             open: None,
@@ -28,9 +41,9 @@ impl Position {
     }
 
     /// Inside a batch, after the event of this number.
-    pub(super) fn within(&self, open: Arc<str>, last: i64) -> Self {
+    pub(super) fn within(&self, open: Snapshot, last: i64) -> Self {
         Self {
-            done: Arc::clone(&self.done),
+            done: self.done.clone(),
             open: Some(open),
             last,
         }
@@ -98,12 +111,19 @@ impl Progress {
 mod tests {
     use super::*;
 
+    fn snapshot(text: &str) -> Snapshot {
+        Snapshot {
+            text: text.into(),
+            floor: 0,
+        }
+    }
+
     #[test]
     fn what_is_done_waits_for_the_oldest_page() {
-        let start = Position::after("3:3:".into());
+        let start = Position::after(snapshot("3:3:"));
         let mut progress = Progress::at(start.clone());
-        let one = start.within("9:9:".into(), 5);
-        let two = Position::after("9:9:".into());
+        let one = start.within(snapshot("9:9:"), 5);
+        let two = Position::after(snapshot("9:9:"));
         progress.page(1, one, 2);
         progress.page(2, two.clone(), 0);
         progress.finish(1);
@@ -112,7 +132,7 @@ mod tests {
         progress.finish(1);
         assert_eq!(progress.done, two);
         assert!(progress.is_level());
-        let three = Position::after("12:12:".into());
+        let three = Position::after(snapshot("12:12:"));
         progress.page(3, three.clone(), 0);
         assert_eq!(progress.done, three);
     }

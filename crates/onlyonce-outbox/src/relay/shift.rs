@@ -26,6 +26,7 @@ use super::stats::Counters;
 use crate::connector::Session;
 use crate::error::Error;
 use crate::sink::Sink;
+use crate::wake::Woken;
 
 /// What a relay keeps from shift to shift.
 #[derive(Debug)]
@@ -83,12 +84,24 @@ pub(super) struct Shift<'c, S> {
     /// Events for which there is no room behind their key's first: their shards are not read on.
     no_room: Vec<Item>,
     pages: u64,
+    /// Where the sequence was, at the last look.
+    sequence: i64,
+    /// Where it was before the last write that was committed: the floor of snapshots that are taken now.
+    floor: i64,
+    woken: Woken,
     renew_at: Instant,
     retry_at: Instant,
+    /// Once told to stop: until then, what was read is still sent.
+    stop_by: Option<Instant>,
 }
 
 impl<'c, S: Sink> Shift<'c, S> {
-    pub(super) fn new(context: &'c Context<S>, session: Session, breaker: &'c mut Breaker) -> Self {
+    pub(super) fn new(
+        context: &'c Context<S>,
+        session: Session,
+        sequence: i64,
+        breaker: &'c mut Breaker,
+    ) -> Self {
         let now = Instant::now();
         let options = &context.options;
         Self {
@@ -101,8 +114,12 @@ impl<'c, S: Sink> Shift<'c, S> {
             pace: Pace::new(options.poll_least, options.poll_most),
             no_room: Vec::new(),
             pages: 0,
+            sequence,
+            floor: 0,
+            woken: options.wake.subscribe(),
             renew_at: now,
             retry_at: now,
+            stop_by: None,
         }
     }
 
@@ -128,13 +145,16 @@ impl<'c, S: Sink> Shift<'c, S> {
         stop: &mut Stop<'_, F>,
     ) -> Result<End, Error> {
         loop {
-            if !self.round(stop.stopped).await? {
+            if stop.stopped && self.stop_by.is_none() {
+                self.stop_by = Some(Instant::now() + self.context.options.publish_timeout);
+            }
+            if !self.round().await? {
                 return Ok(End::Lost);
             }
-            if stop.stopped && self.flights.len() == 0 {
+            if self.is_finished() {
                 return self.finish().await;
             }
-            let next = self.next(stop.stopped);
+            let next = self.next();
             tokio::select! {
                 biased;
                 () = stop.told() => {}
@@ -145,49 +165,74 @@ impl<'c, S: Sink> Shift<'c, S> {
                         return Ok(End::Lost);
                     }
                 }
-                () = self.context.options.wake.woken(), if !stop.stopped => self.pace.woken(),
+                () = self.woken.woken() => self.pace.woken(),
                 () = sleep_until(next) => {}
             }
         }
     }
 
     /// All that is due. `false` where a shard was lost.
-    async fn round(&mut self, stopping: bool) -> Result<bool, Error> {
-        let context = self.context;
-        let (me, options) = (&context.me, &context.options);
-        if self.renew_at <= Instant::now() {
-            let counters = &context.counters;
-            if !self
-                .holdings
-                .renew(&mut self.session, me, options, counters)
-                .await?
-            {
-                return Ok(false);
-            }
-            self.renew_at = Instant::now() + options.renew_every();
-            if !self.find_room().await? {
-                return Ok(false);
-            }
+    async fn round(&mut self) -> Result<bool, Error> {
+        if self.renew_at <= Instant::now() && !self.renew().await? {
+            return Ok(false);
         }
-        if !stopping {
+        if self.stop_by.is_none() {
             if self.retry_at <= Instant::now() {
                 self.claim_parked().await?;
             }
             if self.pace.next() <= Instant::now() && self.has_room() && !self.read().await? {
                 return Ok(false);
             }
-            self.dispatch();
         }
-        let tell_at = self.holdings.tell_at(options);
-        if tell_at.is_some_and(|at| at <= Instant::now())
-            && !self.holdings.tell(&mut self.session, me).await?
-        {
+        self.dispatch();
+        let tell_at = self.holdings.tell_at(&self.context.options);
+        if tell_at.is_some_and(|at| at <= Instant::now()) && !self.tell().await? {
             return Ok(false);
         }
         if self.holdings.has_to_give() {
+            let me = &self.context.me;
             return self.holdings.give_back(&mut self.session, me, false).await;
         }
         Ok(true)
+    }
+
+    async fn renew(&mut self) -> Result<bool, Error> {
+        let (me, options) = (&self.context.me, &self.context.options);
+        let counters = &self.context.counters;
+        let before = self.sequence;
+        let ours = self
+            .holdings
+            .renew(&mut self.session, me, options, counters)
+            .await?;
+        if !ours {
+            return Ok(false);
+        }
+        // It said that it lives, which is a write.
+        self.floor = before;
+        self.renew_at = Instant::now() + options.renew_every();
+        self.find_room().await
+    }
+
+    async fn tell(&mut self) -> Result<bool, Error> {
+        let before = self.sequence;
+        let moved = self.holdings.has_moved();
+        let ours = self
+            .holdings
+            .tell(&mut self.session, &self.context.me)
+            .await?;
+        if moved {
+            self.floor = before;
+        }
+        Ok(ours)
+    }
+
+    /// Whether it was told to stop, and what it had read is delivered, or will not be soon.
+    fn is_finished(&self) -> bool {
+        let Some(stop_by) = self.stop_by else {
+            return false;
+        };
+        let gives_up = self.breaker.is_open() || stop_by <= Instant::now();
+        self.flights.len() == 0 && (self.lanes.len() == 0 || gives_up)
     }
 
     /// The last words: how far it came, and that others may go on.
@@ -199,18 +244,18 @@ impl<'c, S: Sink> Shift<'c, S> {
     }
 
     /// When something is due next.
-    fn next(&self, stopping: bool) -> Instant {
+    fn next(&self) -> Instant {
         let mut next = self.renew_at;
         let tell_at = self.holdings.tell_at(&self.context.options);
         next = next.min(tell_at.unwrap_or(next));
-        if stopping {
-            return next;
+        if let Some(stop_by) = self.stop_by {
+            return next.min(stop_by);
         }
         if self.has_room() {
             next = next.min(self.pace.next());
         }
         match self.breaker.allows(Instant::now()) {
-            Allowance::Nothing(until) => next.min(until.max(Instant::now())),
+            Allowance::Nothing(until) => next.min(until),
             _ => next.min(self.retry_at),
         }
     }
@@ -223,7 +268,8 @@ impl<'c, S: Sink> Shift<'c, S> {
     fn dispatch(&mut self) {
         let options = &self.context.options;
         let counters = &self.context.counters;
-        while self.lanes.has_ready() && self.holdings.outlast(options.publish_timeout) {
+        let may_send = self.stop_by.is_none_or(|by| Instant::now() < by);
+        while may_send && self.lanes.has_ready() && self.holdings.outlast(options.publish_timeout) {
             let most = self.context.sink.batch_max().max(1);
             let (most, concurrency) = match self.breaker.allows(Instant::now()) {
                 Allowance::All => (most, options.concurrency),

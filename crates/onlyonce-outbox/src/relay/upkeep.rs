@@ -12,6 +12,8 @@ use crate::{partition, retention};
 
 const EVERY: Duration = Duration::from_secs(3_600);
 const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// Detaching a day waits for its readers.
+const STATEMENT_MAX: Duration = Duration::from_secs(600);
 
 /// Goes on until what is returned is dropped. Failures are told and tried again.
 pub(super) fn start(connector: Connector, keep: Option<Duration>) -> JoinSet<()> {
@@ -32,7 +34,7 @@ pub(super) fn start(connector: Connector, keep: Option<Duration>) -> JoinSet<()>
 }
 
 async fn once(connector: &Connector, keep: Option<Duration>) -> Result<(), Error> {
-    let mut connection = connector.connect(CONNECT_MAX).await?;
+    let mut connection = connector.connect(CONNECT_MAX, STATEMENT_MAX).await?;
     partition::prepare(&mut connection).await?;
     if let Some(keep) = keep {
         retention::sweep(&mut connection, keep).await?;

@@ -192,3 +192,35 @@ async fn a_late_commit_is_not_missed() {
     assert_eq!(taken[20].key.as_deref(), Some("late"));
     relay.stop().await;
 }
+
+/// A snapshot's upper end is the last transaction that ended, so one that is open can lie above it, with its
+/// events' numbers drawn long before. The relay looks meanwhile, and writes nothing itself.
+#[tokio::test]
+async fn an_open_transaction_above_the_snapshot_is_not_missed() {
+    let postgres = Postgres::fresh().await;
+    let sink = Memory::new("sink");
+    let an_hour = Duration::from_secs(3_600);
+    let options = quick()
+        .lease(an_hour)
+        .persist(1_000_000, an_hour)
+        .retention(None);
+    let relay = Running::start(&postgres, &sink, options);
+    let mut connection = postgres.connect().await;
+    for number in 0..30_u32 {
+        run(&mut connection, "begin").await;
+        append(&mut connection, &[payment("a", number)], None)
+            .await
+            .unwrap();
+        let polls = relay.monitor.stats().polls;
+        while relay.monitor.stats().polls < polls + 3 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        run(&mut connection, "commit").await;
+        within(
+            "the event",
+            sink.reached(usize::try_from(number).unwrap() + 1),
+        )
+        .await;
+    }
+    relay.stop().await;
+}

@@ -11,7 +11,7 @@ use crate::relay::lanes::{Item, Origin};
 use crate::relay::lease::Lease;
 use crate::relay::pace::Found;
 use crate::relay::park::{self, Outcomes};
-use crate::relay::poll::{self, Page};
+use crate::relay::poll::{self, Page, Until};
 use crate::relay::position::Position;
 use crate::sink::Sink;
 
@@ -22,27 +22,21 @@ impl<S: Sink> Shift<'_, S> {
         let paused: BTreeSet<i16> = self.no_room.iter().map(|item| item.lease.shard).collect();
         self.context.counters.paused.set(paused.len());
         let groups = self.holdings.to_read(|shard| paused.contains(&shard));
-        let open = match groups.len() {
-            0 | 1 => None,
+        let until = match groups.len() {
+            0 | 1 => Until::Present(self.floor),
             // So that they end at the same place, and are one group from then on.
             _ => {
-                let (open, transactions) = poll::present(&mut self.session).await?;
+                let (open, transactions) = poll::present(&mut self.session, self.floor).await?;
                 self.context.counters.open_transactions.set(transactions);
-                Some(open)
+                Until::Snapshot(open)
             }
         };
         let mut found = Found::Nothing;
         for (position, shards) in groups {
             let (sink, limit) = (&self.context.me.sink, self.context.options.page);
-            let page = poll::page(
-                &mut self.session,
-                sink,
-                &shards,
-                &position,
-                open.as_ref(),
-                limit,
-            )
-            .await?;
+            let page =
+                poll::page(&mut self.session, sink, &shards, &position, &until, limit).await?;
+            self.sequence = page.sequence;
             found = match (page.full, page.events.is_empty()) {
                 (true, _) => Found::More,
                 (false, true) => found,

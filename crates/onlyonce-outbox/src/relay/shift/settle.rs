@@ -15,6 +15,9 @@ use crate::sink::{Sink, SinkError};
 
 /// No more of an error is kept.
 const ERROR_MAX: usize = 1_000;
+/// So often an event fails together with others before it is taken for its own failure all the same: two that
+/// can never be delivered must not keep the breaker open for others.
+const TOGETHER_MAX: u32 = 4;
 
 impl<S: Sink> Shift<'_, S> {
     /// Takes notice of batches that came back. `false` where a shard was lost.
@@ -38,9 +41,13 @@ impl<S: Sink> Shift<'_, S> {
             failures.clone().filter(|error| !error.is_dead()).count() == batch.results.len();
         let stays = if nobody_answers {
             let wait = failures.filter_map(SinkError::wait).max();
-            let messages = u32::try_from(batch.results.len()).unwrap_or(u32::MAX);
+            let new = batch
+                .results
+                .iter()
+                .filter(|(item, _)| item.origin != Origin::Parked);
+            let new = u32::try_from(new.count()).unwrap_or(u32::MAX);
             let was_open = self.breaker.is_open();
-            let stays = self.breaker.failed(messages, wait, Instant::now());
+            let stays = self.breaker.failed(new, wait, Instant::now());
             if self.breaker.is_open() && !was_open {
                 counters.breaker_opened.add(1);
                 tracing::warn!(
@@ -61,7 +68,11 @@ impl<S: Sink> Shift<'_, S> {
                     counters.duplicates.add(usize::from(ack.is_duplicate()));
                     self.delivered(item, outcomes);
                 }
-                Err(_) if stays && item.origin != Origin::Parked => {
+                Err(_)
+                    if stays
+                        && item.origin != Origin::Parked
+                        && item.envelope.attempt < TOGETHER_MAX =>
+                {
                     item.envelope.attempt += 1;
                     back.push(item);
                 }
@@ -96,14 +107,15 @@ impl<S: Sink> Shift<'_, S> {
             wait: wait.min(Duration::from_secs(365 * 24 * 3_600)),
             error: described(&error),
         };
-        tracing::warn!(
-            sink = self.context.me.sink,
-            event = %item.envelope.event_id,
-            attempts,
-            dead = failure.dead,
-            error = failure.error,
-            "an event was not delivered"
-        );
+        if failure.dead || attempts == 1 {
+            tracing::warn!(
+                sink = self.context.me.sink,
+                event = %item.envelope.event_id,
+                dead = failure.dead,
+                error = failure.error,
+                "an event was not delivered"
+            );
+        }
         let passed_over = failure.dead && options.on_dead == OnDead::Skip;
         if passed_over && item.origin != Origin::Parked {
             self.lanes.finish(&item.envelope);
