@@ -5,7 +5,7 @@ use std::time::Duration;
 use onlyonce_outbox::{Connector, migrate};
 use onlyonce_test::event::within;
 use onlyonce_test::pgbouncer::PgBouncer;
-use onlyonce_test::postgres::Database;
+use onlyonce_test::postgres::{Database, Server};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Row, raw_sql};
 
@@ -17,7 +17,11 @@ pub(crate) struct Postgres {
 
 impl Postgres {
     pub(crate) async fn fresh() -> Self {
-        let database = Database::fresh().await;
+        Self::on(Server::Default).await
+    }
+
+    pub(crate) async fn on(server: Server) -> Self {
+        let database = Database::fresh_on(server).await;
         migrate(&mut database.connect().await).await.unwrap();
         Self {
             database,

@@ -9,6 +9,7 @@ use onlyonce_outbox::{
     Wake, append,
 };
 use onlyonce_test::event::within;
+use onlyonce_test::postgres::Server;
 use sqlx::postgres::PgConnection;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -93,7 +94,12 @@ pub(crate) fn first_deliveries(taken: &[Envelope]) -> HashMap<String, Vec<u32>> 
 
 #[tokio::test]
 async fn what_was_committed_is_delivered_as_it_was() {
-    for postgres in [Postgres::fresh().await, Postgres::behind_pgbouncer().await] {
+    let newest = Postgres::on(Server::Newest).await;
+    for postgres in [
+        Postgres::fresh().await,
+        Postgres::behind_pgbouncer().await,
+        newest,
+    ] {
         let sink = Memory::new("sink");
         let relay = Running::start(&postgres, &sink, quick());
         let mut connection = postgres.connect().await;

@@ -1,9 +1,14 @@
 //! Migrations: concurrent, repeated, missing, too new.
 
-use onlyonce_outbox::{Error, Event, append, migrate, schema};
+use onlyonce_outbox::sinks::Memory;
+use onlyonce_outbox::{Connector, Error, Event, append, migrate, schema};
+use onlyonce_test::event::within;
 use onlyonce_test::postgres::{Database, Server};
+use sqlx::ConnectOptions;
+use sqlx::postgres::PgConnectOptions;
 
-use crate::fixture::{run, value};
+use crate::fixture::{Postgres, run, value};
+use crate::relay::{Running, commit, payment, quick};
 
 #[tokio::test]
 async fn eight_processes_migrate_an_empty_database_at_once() {
@@ -80,4 +85,44 @@ async fn partitions_are_days_of_utc() {
     append(&mut connection, &[Event::new("t", 1)], None)
         .await
         .unwrap();
+}
+
+/// The rights that the documentation names are enough; what only the owner may do is left undone.
+#[tokio::test]
+async fn roles_with_few_rights_append_and_relay() {
+    let postgres = Postgres::fresh().await;
+    let mut admin = postgres.database.connect().await;
+    let (writer, relay) = (
+        format!("writer_of_{}", postgres.database.name()),
+        format!("relay_of_{}", postgres.database.name()),
+    );
+    run(
+        &mut admin,
+        &format!(
+            "revoke create on schema public from public; create role {writer} login; create role {relay} login; \
+             grant insert on onlyonce_outbox_event to {writer}; \
+             grant usage on onlyonce_outbox_sequence to {writer}; \
+             grant select, insert, update, delete on all tables in schema public to {relay}; \
+             grant select on onlyonce_outbox_sequence to {relay}"
+        ),
+    )
+    .await;
+    let as_role = |role: &str| -> PgConnectOptions {
+        let url = postgres.database.url();
+        url.replacen("postgres@", &format!("{role}@"), 1)
+            .parse()
+            .unwrap()
+    };
+    let sink = Memory::new("sink");
+    let running = Running::connected(Connector::from(as_role(&relay)), &sink, quick());
+    let mut connection = as_role(&writer).connect().await.unwrap();
+    commit(&mut connection, &[payment(1, 1)]).await;
+    within("the event", sink.reached(1)).await;
+    running.stop().await;
+    drop(connection);
+    run(
+        &mut admin,
+        &format!("drop owned by {writer}, {relay}; drop role {writer}, {relay}"),
+    )
+    .await;
 }
