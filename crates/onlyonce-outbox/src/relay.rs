@@ -36,7 +36,7 @@ use self::breaker::Breaker;
 use self::lease::Identity;
 use self::shift::{Context, End, Shift, Stop};
 use self::stats::Counters;
-use crate::connector::Connector;
+use crate::connector::{Connector, Session};
 use crate::error::Error;
 use crate::sink::Sink;
 use crate::{restore, schema};
@@ -172,16 +172,25 @@ impl<S: Sink> Relay<S> {
         stop: &mut Stop<'_, F>,
         breaker: &mut Breaker,
     ) -> Result<End, Error> {
-        let options = &self.context.options;
+        let (session, sequence) = tokio::select! {
+            prepared = self.prepare() => prepared?,
+            () = stop.told() => return Ok(End::Stopped),
+        };
+        Shift::new(&self.context, session, sequence, breaker)
+            .work(stop)
+            .await
+    }
+
+    /// A connection to a database that is fit for work, and where its sequence is.
+    async fn prepare(&self) -> Result<(Session, i64), Error> {
+        let Context { me, options, .. } = &self.context;
         let mut session = self.connector.open(options.call_timeout).await?;
         schema::check(session.connection()).await?;
         if restore::resync(&mut session).await? {
             self.context.counters.resyncs.add(1);
         }
-        lease::register(&mut session, &self.context.me, options.lease, options.start).await?;
+        lease::register(&mut session, me, options.lease, options.start).await?;
         let sequence = poll::sequence(&mut session).await?;
-        Shift::new(&self.context, session, sequence, breaker)
-            .work(stop)
-            .await
+        Ok((session, sequence))
     }
 }

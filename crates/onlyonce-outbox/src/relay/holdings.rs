@@ -105,6 +105,12 @@ impl Holdings {
         self.shards.values().map(|held| held.lease).collect()
     }
 
+    /// Those that are not to be given back.
+    pub(super) fn staying(&self) -> Vec<Lease> {
+        let staying = self.shards.values().filter(|held| !held.leaving);
+        staying.map(|held| held.lease).collect()
+    }
+
     pub(super) fn get_mut(&mut self, shard: i16) -> Option<&mut Held> {
         self.shards.get_mut(&shard)
     }
@@ -175,39 +181,32 @@ impl Holdings {
         Ok(told.len() == moves.len())
     }
 
-    /// Gives back the shards that are to leave and are done with; or all, at the end.
+    /// The shards that are to leave and are done with; not those that are still `busy`.
+    pub(super) fn to_give(&self, busy: impl Fn(i16) -> bool) -> Vec<Lease> {
+        let done =
+            |held: &&Held| held.leaving && held.progress.is_level() && !busy(held.lease.shard);
+        self.shards
+            .values()
+            .filter(done)
+            .map(|held| held.lease)
+            .collect()
+    }
+
+    /// Gives shards back, after telling how far all are. `false` where one was lost.
     pub(super) async fn give_back(
         &mut self,
         session: &mut Session,
         me: &Identity,
-        all: bool,
+        leases: &[Lease],
     ) -> Result<bool, Error> {
-        let goes = |held: &Held| all || (held.leaving && held.progress.is_level());
-        let leases: Vec<_> = self
-            .shards
-            .values()
-            .filter(|held| goes(held))
-            .map(|held| held.lease)
-            .collect();
-        if leases.is_empty() {
-            return Ok(true);
-        }
         let told = self.tell(session, me).await?;
-        if told || all {
-            lease::release(session, me, &leases).await?;
-            tracing::info!(sink = me.sink, shards = leases.len(), "shards given back");
-            for lease in leases {
-                self.shards.remove(&lease.shard);
-            }
+        // Those that are not ours any more are not changed by it.
+        lease::release(session, me, leases).await?;
+        tracing::info!(sink = me.sink, shards = leases.len(), "shards given back");
+        for lease in leases {
+            self.shards.remove(&lease.shard);
         }
         Ok(told)
-    }
-
-    /// Whether a shard waits to be given back and can be.
-    pub(super) fn has_to_give(&self) -> bool {
-        self.shards
-            .values()
-            .any(|held| held.leaving && held.progress.is_level())
     }
 
     pub(super) fn len(&self) -> usize {

@@ -1,6 +1,6 @@
 //! The events in memory, in a lane for each key: one of a lane is under way at a time.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use super::lease::Lease;
 use crate::envelope::Envelope;
@@ -29,8 +29,8 @@ type Key = (String, String);
 pub(super) struct Lanes {
     ready: VecDeque<Item>,
     waiting: HashMap<Key, VecDeque<Item>>,
-    /// The numbers of parked events in memory, under way or not.
-    parked: HashSet<i64>,
+    /// The numbers of parked events in memory, under way or not, and their shards.
+    parked: HashMap<i64, i16>,
     count: usize,
 }
 
@@ -39,7 +39,7 @@ impl Lanes {
     pub(super) fn push(&mut self, item: Item) {
         self.count += 1;
         if item.origin == Origin::Parked {
-            self.parked.insert(item.envelope.sequence);
+            self.parked.insert(item.envelope.sequence, item.lease.shard);
         }
         let Some(key) = key(&item.envelope) else {
             self.ready.push_back(item);
@@ -97,7 +97,12 @@ impl Lanes {
 
     /// The numbers of the parked events in memory.
     pub(super) fn parked(&self) -> Vec<i64> {
-        self.parked.iter().copied().collect()
+        self.parked.keys().copied().collect()
+    }
+
+    /// Whether a parked event of a shard is in memory.
+    pub(super) fn has_parked(&self, shard: i16) -> bool {
+        self.parked.values().any(|of| *of == shard)
     }
 
     /// How many events are in memory, under way or not.

@@ -189,11 +189,14 @@ impl<'c, S: Sink> Shift<'c, S> {
         if tell_at.is_some_and(|at| at <= Instant::now()) && !self.tell().await? {
             return Ok(false);
         }
-        if self.holdings.has_to_give() {
-            let me = &self.context.me;
-            return self.holdings.give_back(&mut self.session, me, false).await;
+        let to_give = self.holdings.to_give(|shard| self.lanes.has_parked(shard));
+        if to_give.is_empty() {
+            return Ok(true);
         }
-        Ok(true)
+        let me = &self.context.me;
+        self.holdings
+            .give_back(&mut self.session, me, &to_give)
+            .await
     }
 
     async fn renew(&mut self) -> Result<bool, Error> {
@@ -238,7 +241,8 @@ impl<'c, S: Sink> Shift<'c, S> {
     /// The last words: how far it came, and that others may go on.
     async fn finish(&mut self) -> Result<End, Error> {
         let me = &self.context.me;
-        self.holdings.give_back(&mut self.session, me, true).await?;
+        let all = self.holdings.leases();
+        self.holdings.give_back(&mut self.session, me, &all).await?;
         lease::leave(&mut self.session, me).await?;
         Ok(End::Stopped)
     }
@@ -249,7 +253,9 @@ impl<'c, S: Sink> Shift<'c, S> {
         let tell_at = self.holdings.tell_at(&self.context.options);
         next = next.min(tell_at.unwrap_or(next));
         if let Some(stop_by) = self.stop_by {
-            return next.min(stop_by);
+            // Afterwards only what is under way is waited for.
+            let waits = stop_by > Instant::now();
+            return if waits { next.min(stop_by) } else { next };
         }
         if self.has_room() {
             next = next.min(self.pace.next());

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use onlyonce_outbox::sinks::Memory;
 use onlyonce_outbox::{
-    Ack, Connector, Envelope, Error, Event, Monitor, OnDead, Relay, RelayOptions, SinkError, Start,
-    Wake, append,
+    Ack, Connector, Envelope, Error, Event, Monitor, OnDead, Relay, RelayOptions, Sink, SinkError,
+    Start, Wake, append,
 };
-use onlyonce_test::event::within;
+use onlyonce_test::event::{Gate, within};
 use onlyonce_test::postgres::Server;
 use sqlx::postgres::PgConnection;
 use tokio::sync::oneshot;
@@ -180,22 +180,75 @@ async fn a_new_sink_starts_where_it_is_told() {
     from_now.stop().await;
 }
 
-/// The relay looks seldom, and hears of a commit at once.
+/// Two relays look seldom, and both hear of a commit at once.
 #[tokio::test]
-async fn a_wake_makes_it_look() {
+async fn a_wake_makes_them_look() {
     let postgres = Postgres::fresh().await;
-    let sink = Memory::new("sink");
     let wake = Wake::default();
     let an_hour = Duration::from_secs(3_600);
-    let options = quick().poll(an_hour, an_hour).wake(wake.clone());
-    let relay = Running::start(&postgres, &sink, options);
+    let options = || quick().poll(an_hour, an_hour).wake(wake.clone());
+    let (one, other) = (Memory::new("one"), Memory::new("other"));
+    let relays = [
+        Running::start(&postgres, &one, options()),
+        Running::start(&postgres, &other, options()),
+    ];
     let mut connection = postgres.connect().await;
     for number in 1..=3 {
         commit(&mut connection, &[payment(1, number)]).await;
         wake.wake();
-        within("the event", sink.reached(usize::try_from(number).unwrap())).await;
+        let count = usize::try_from(number).unwrap();
+        within("the event", one.reached(count)).await;
+        within("the event at the other sink", other.reached(count)).await;
     }
-    relay.stop().await;
+    for relay in relays {
+        relay.stop().await;
+    }
+}
+
+/// Waits at a gate before each batch.
+struct Gated {
+    memory: Memory,
+    gate: Gate,
+}
+
+impl Sink for Gated {
+    fn name(&self) -> &str {
+        self.memory.name()
+    }
+
+    async fn publish(&self, batch: &[Envelope]) -> Vec<Result<Ack, SinkError>> {
+        self.gate.pass().await;
+        self.memory.publish(batch).await
+    }
+}
+
+/// What it has read goes out, and its cursors say so.
+#[tokio::test]
+async fn a_relay_that_is_told_to_stop_first_sends_what_it_has() {
+    let postgres = Postgres::fresh().await;
+    let mut connection = postgres.connect().await;
+    let events: Vec<_> = (0..500).map(|key| payment(key, 1)).collect();
+    commit(&mut connection, &events).await;
+    let (memory, gate) = (Memory::new("sink"), Gate::default());
+    let sink = Gated {
+        memory: memory.clone(),
+        gate: gate.clone(),
+    };
+    let relay = Relay::new(postgres.connector(), sink, quick().concurrency(1)).unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(relay.run(async move {
+        let _ = stopped.await;
+    }));
+    gate.reached(1).await;
+    stop.send(()).unwrap();
+    gate.open();
+    within("the relay to stop", running).await.unwrap().unwrap();
+    assert_eq!(memory.taken().len(), 500);
+    let next = Running::start(&postgres, &memory, quick());
+    commit(&mut connection, &[payment(1, 2)]).await;
+    within("what is new, and nothing else", memory.reached(501)).await;
+    next.stop().await;
+    assert_eq!(memory.taken().len(), 501);
 }
 
 /// 1 000 keys with three events each, and one of them is poison. Redriven, its order is kept.
