@@ -27,6 +27,15 @@ pub enum Evidence {
     Unknown,
 }
 
+/// Says that the inner service has settled the request's record itself, with this very response, in the store that
+/// the layer was given. Put it into the response's extensions.
+///
+/// The layer then passes the response on as it is: it captures nothing and settles nothing. Only for a service that
+/// writes the record in the transaction of its own work (`onlyonce-axum`); said of a record that was not written it
+/// leaves the key in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recorded;
+
 /// The time limits of a guarded request, found in its extensions by the inner service.
 ///
 /// Beside it lies the request's [`RecordId`](crate::RecordId), for errors and logs that name the record.

@@ -353,6 +353,26 @@ impl Policy {
         self
     }
 
+    /// The request header that carries the key.
+    pub fn key_header(&self) -> &HeaderName {
+        &self.key_header
+    }
+
+    /// Which statuses are kept, released or unknown.
+    pub fn statuses(&self) -> &StatusRules {
+        &self.statuses
+    }
+
+    /// Which response headers are recorded.
+    pub fn response_headers(&self) -> &HeaderFilter {
+        &self.response_headers
+    }
+
+    /// The largest response body that is kept, in bytes.
+    pub fn response_bytes_max(&self) -> usize {
+        self.response_bytes_max
+    }
+
     /// The lease of a claim: the deadline and a margin.
     pub fn lease(&self) -> Duration {
         self.deadline + LEASE_MARGIN

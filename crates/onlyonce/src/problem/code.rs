@@ -34,11 +34,13 @@ pub enum Code {
     UpstreamTimeout,
     /// The connection to the upstream broke under an unguarded request.
     UpstreamFailed,
+    /// The transaction that would have held the request's effects was rolled back: none of them remains.
+    RolledBack,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::KeyMissing,
         Self::KeyInvalid,
         Self::KeyReused,
@@ -53,6 +55,7 @@ impl Code {
         Self::UpstreamUnreachable,
         Self::UpstreamTimeout,
         Self::UpstreamFailed,
+        Self::RolledBack,
     ];
 
     /// The name in `code` and at the end of `type`.
@@ -72,6 +75,7 @@ impl Code {
             Self::UpstreamUnreachable => "upstream-unreachable",
             Self::UpstreamTimeout => "upstream-timeout",
             Self::UpstreamFailed => "upstream-failed",
+            Self::RolledBack => "rolled-back",
         }
     }
 
@@ -86,7 +90,7 @@ impl Code {
             | Self::ReplayWithheld => StatusCode::CONFLICT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::StoreUnavailable | Self::RolledBack => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamUnreachable | Self::UpstreamFailed => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -100,6 +104,7 @@ impl Code {
                 | Self::BodyTimeout
                 | Self::StoreUnavailable
                 | Self::UpstreamUnreachable
+                | Self::RolledBack
         )
     }
 
@@ -130,6 +135,7 @@ impl Code {
             Self::UpstreamUnreachable => "The upstream cannot be reached",
             Self::UpstreamTimeout => "The upstream did not answer in time",
             Self::UpstreamFailed => "The connection to the upstream broke",
+            Self::RolledBack => "The transaction was rolled back",
         }
     }
 
@@ -170,6 +176,9 @@ impl Code {
             }
             Self::UpstreamTimeout => "the request was sent and may have been executed",
             Self::UpstreamFailed => "the request may have been executed",
+            Self::RolledBack => {
+                "nothing that the request did remains: repeat it, with the same key"
+            }
         }
     }
 
@@ -204,7 +213,7 @@ impl Code {
             | Self::BodyTooLarge
             | Self::BodyTimeout
             | Self::BodyIncomplete => "http_request_error",
-            Self::StoreUnavailable => "proxy_internal_error",
+            Self::StoreUnavailable | Self::RolledBack => "proxy_internal_error",
             Self::UpstreamUnreachable => "destination_unavailable",
             Self::UpstreamTimeout => "http_response_timeout",
             Self::UpstreamFailed => "connection_terminated",
@@ -233,6 +242,7 @@ mod tests {
             ("upstream-unreachable", 502, true),
             ("upstream-timeout", 504, false),
             ("upstream-failed", 502, false),
+            ("rolled-back", 503, true),
         ];
         let codes = Code::ALL.map(|code| (code.as_str(), code.status().as_u16(), code.retryable()));
         assert_eq!(codes, contract);

@@ -240,3 +240,20 @@ async fn other_methods_pass_by() {
     }
     assert_eq!(upstream.effects(), 12);
 }
+
+#[tokio::test]
+async fn what_the_service_recorded_itself_is_passed_on_and_not_settled() {
+    let upstream = Upstream::new(async |_| {
+        let mut response = created(TestBody::whole("receipt"));
+        response
+            .extensions_mut()
+            .insert(onlyonce::evidence::Recorded);
+        response
+    });
+    let store = FaultyStore::new();
+    let service = IdempotencyLayer::new(store.clone()).layer(upstream.clone());
+    let answer = send(&service, post("k", "{}")).await;
+    assert_eq!(read(answer).await, (201, "receipt".into()));
+    assert_eq!(store.calls(), 1, "the claim alone");
+    assert_eq!(upstream.effects(), 1);
+}
