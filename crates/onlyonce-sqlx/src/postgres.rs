@@ -37,6 +37,7 @@ mod session;
 mod settings;
 mod settle;
 mod sweep;
+pub mod transaction;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -29,7 +29,7 @@ pub(super) trait Call: Sync {
 
     fn run(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
     ) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
 }
 

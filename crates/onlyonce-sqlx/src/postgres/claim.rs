@@ -37,7 +37,7 @@ pub(super) struct Find<'a>(pub(super) &'a RecordId);
 impl Call for TakeClaim<'_> {
     type Output = Claimed;
 
-    async fn run(&self, session: &mut Session) -> Result<Claimed, Failure> {
+    async fn run(&self, session: &mut Session<'_>) -> Result<Claimed, Failure> {
         let claim = self.claim;
         let mut met = self.met;
         for _ in 0..ROUNDS {
@@ -70,7 +70,7 @@ impl Call for TakeClaim<'_> {
 impl Call for Find<'_> {
     type Output = Option<Present>;
 
-    async fn run(&self, session: &mut Session) -> Result<Option<Present>, Failure> {
+    async fn run(&self, session: &mut Session<'_>) -> Result<Option<Present>, Failure> {
         match read(session, self.0).await? {
             Some(found) => found.present(session).await,
             None => Ok(None),
@@ -102,13 +102,16 @@ const TAKE_OVER: &str = durable!(
 );
 
 /// Inserts a record that nobody has yet; `None` where somebody has.
-pub(super) async fn insert(session: &mut Session, claim: &Claim) -> Result<Option<Epoch>, Failure> {
+pub(super) async fn insert(
+    session: &mut Session<'_>,
+    claim: &Claim,
+) -> Result<Option<Epoch>, Failure> {
     let row = session.fetch(bind(INSERT, claim)).await?;
     row.map(|row| epoch(&row)).transpose()
 }
 
 async fn take_over(
-    session: &mut Session,
+    session: &mut Session<'_>,
     claim: &Claim,
     read: Epoch,
 ) -> Result<Option<Epoch>, Failure> {

@@ -33,7 +33,7 @@ const MISSING: &str = "select ( \
      order by day";
 
 /// Makes the partitions of today and the seven days ahead, where they are missing.
-pub(super) async fn prepare(session: &mut Session) -> Result<(), Failure> {
+pub(super) async fn prepare(session: &mut Session<'_>) -> Result<(), Failure> {
     if session.run(MISSING).await?.is_empty() {
         return Ok(());
     }
@@ -44,7 +44,7 @@ pub(super) async fn prepare(session: &mut Session) -> Result<(), Failure> {
 }
 
 /// Begins a transaction, which the caller ends also where this fails: it may be open by then.
-async fn attach_missing(session: &mut Session) -> Result<(), Failure> {
+async fn attach_missing(session: &mut Session<'_>) -> Result<(), Failure> {
     session.run(BEGIN).await?;
     // Once more, now that it is our turn.
     for day in session.run(MISSING).await? {
@@ -85,7 +85,7 @@ pub(super) struct Upkeep;
 impl Call for Upkeep {
     type Output = ();
 
-    async fn run(&self, session: &mut Session) -> Result<(), Failure> {
+    async fn run(&self, session: &mut Session<'_>) -> Result<(), Failure> {
         prepare(session).await?;
         for day in session.run(PAST).await? {
             let (name, date) = (text(&day, "name")?, text(&day, "day")?);
@@ -100,7 +100,7 @@ impl Call for Upkeep {
 }
 
 /// Finds out, once, until when a day's responses are needed: the last entry of the primary key's index.
-async fn measure(session: &mut Session, name: &str, date: &str) -> Result<(), Failure> {
+async fn measure(session: &mut Session<'_>, name: &str, date: &str) -> Result<(), Failure> {
     let statements = format!(
         "begin isolation level read committed; set local statement_timeout = '30s'; \
          insert into onlyonce_response_days (day, keep_until) \
@@ -114,7 +114,7 @@ async fn measure(session: &mut Session, name: &str, date: &str) -> Result<(), Fa
     }
 }
 
-async fn drop_day(session: &mut Session, name: &str, date: &str) -> Result<(), Failure> {
+async fn drop_day(session: &mut Session<'_>, name: &str, date: &str) -> Result<(), Failure> {
     let statements = format!(
         "begin isolation level read committed; set local lock_timeout = '100ms'; \
          drop table if exists onlyonce_responses_{name}; \
@@ -132,7 +132,7 @@ async fn drop_day(session: &mut Session, name: &str, date: &str) -> Result<(), F
     }
 }
 
-async fn in_order(session: &mut Session, statements: &str) -> Result<(), Failure> {
+async fn in_order(session: &mut Session<'_>, statements: &str) -> Result<(), Failure> {
     match session.run(statements).await {
         Ok(_) => Ok(()),
         Err(failure) => Err(session.roll_back(failure).await),

@@ -59,7 +59,7 @@ pub(super) trait Grouped: Send + Sync + Sized + 'static {
     /// Writes what can be written, in one statement: an answer for each, in the same order.
     fn write(
         group: &[Self],
-        session: &mut Session,
+        session: &mut Session<'_>,
     ) -> impl Future<Output = Result<Vec<Option<Self::Done>>, Failure>> + Send;
 }
 
@@ -139,7 +139,7 @@ use durable_group;
 
 /// Runs a group's statement, which gives one row: the ids that it wrote. They are given in order.
 async fn written_ids(
-    session: &mut Session,
+    session: &mut Session<'_>,
     statement: Query<'_, Postgres, PgArguments>,
 ) -> Result<Vec<RecordId>, Failure> {
     let row = session.fetch(statement).await?;

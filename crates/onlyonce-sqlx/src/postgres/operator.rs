@@ -105,7 +105,7 @@ pub(super) struct List<'a>(pub(super) &'a Filter);
 impl Call for List<'_> {
     type Output = Vec<Summary>;
 
-    async fn run(&self, session: &mut Session) -> Result<Vec<Summary>, Failure> {
+    async fn run(&self, session: &mut Session<'_>) -> Result<Vec<Summary>, Failure> {
         let statement = query(LIST)
             .bind(self.0.state.map(StoredState::code))
             .bind(i64::from(self.0.limit));
@@ -121,7 +121,7 @@ pub(super) struct Show<'a>(pub(super) &'a RecordId);
 impl Call for Show<'_> {
     type Output = Option<Detail>;
 
-    async fn run(&self, session: &mut Session) -> Result<Option<Detail>, Failure> {
+    async fn run(&self, session: &mut Session<'_>) -> Result<Option<Detail>, Failure> {
         let Some(row) = fetch(session, self.0).await? else {
             return Ok(None);
         };
@@ -154,7 +154,7 @@ impl Call for Resolve<'_> {
 
     const FINDS_ITSELF_DONE: bool = false;
 
-    async fn run(&self, session: &mut Session) -> Result<Resolved, Failure> {
+    async fn run(&self, session: &mut Session<'_>) -> Result<Resolved, Failure> {
         for _ in 0..ROUNDS {
             let Some(row) = fetch(session, self.id).await? else {
                 return Ok(Resolved::NotFound);
@@ -190,7 +190,7 @@ pub(super) struct Rest<'a> {
 impl Call for Rest<'_> {
     type Output = ();
 
-    async fn run(&self, session: &mut Session) -> Result<(), Failure> {
+    async fn run(&self, session: &mut Session<'_>) -> Result<(), Failure> {
         let statement = query(REST)
             .bind(Uuid(*self.id.as_bytes()))
             .bind(epoch_number(self.epoch)?)
@@ -202,7 +202,7 @@ impl Call for Rest<'_> {
 impl Resolve<'_> {
     async fn write(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         read: &Summary,
         stored: StoredState,
     ) -> Result<Option<PgRow>, Failure> {
@@ -233,7 +233,7 @@ pub(super) struct Confirm;
 impl Call for Confirm {
     type Output = Confirmed;
 
-    async fn run(&self, session: &mut Session) -> Result<Confirmed, Failure> {
+    async fn run(&self, session: &mut Session<'_>) -> Result<Confirmed, Failure> {
         let row = session.fetch(query(CONFIRM)).await?.ok_or_else(|| {
             let said =
                 "the table onlyonce_generation has lost its row: any decision makes a new one";
@@ -247,7 +247,7 @@ impl Call for Confirm {
     }
 }
 
-async fn fetch(session: &mut Session, id: &RecordId) -> Result<Option<PgRow>, Failure> {
+async fn fetch(session: &mut Session<'_>, id: &RecordId) -> Result<Option<PgRow>, Failure> {
     session.fetch(query(SHOW).bind(Uuid(*id.as_bytes()))).await
 }
 

@@ -91,7 +91,7 @@ struct Idle {
 
 #[derive(Debug)]
 struct Live {
-    session: Session,
+    session: Session<'static>,
     generation: u64,
     born: Instant,
     /// The runtime that it was opened on.
@@ -214,7 +214,7 @@ impl Pool {
 }
 
 impl Borrowed {
-    pub(super) fn session(&mut self) -> &mut Session {
+    pub(super) fn session(&mut self) -> &mut Session<'static> {
         &mut self.live().session
     }
 

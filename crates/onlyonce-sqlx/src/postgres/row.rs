@@ -61,7 +61,10 @@ const READ: &str = "select token, epoch, state, fingerprint, credential, \
      from onlyonce_records where id = $1";
 
 /// Reads a record, expired or not.
-pub(super) async fn read(session: &mut Session, id: &RecordId) -> Result<Option<Found>, Failure> {
+pub(super) async fn read(
+    session: &mut Session<'_>,
+    id: &RecordId,
+) -> Result<Option<Found>, Failure> {
     let row = session
         .fetch(query(READ).bind(Uuid(*id.as_bytes())))
         .await?;
@@ -114,9 +117,10 @@ const NAMED: &str = "where expires_at = timestamptz 'epoch' + $1 * interval '1 m
 ///
 /// It is named by token and epoch, so it is the response of the record that was read, whatever became of
 /// that meanwhile. Its partition is read by its own name: by way of the parent, a prepared statement locks
-/// all partitions each time, and past sixteen locks backends get in each other's way.
+/// all partitions each time, and past sixteen locks backends get in each other's way. In a transaction that is
+/// not ours the parent is asked all the same, for nothing may fail there.
 pub(super) async fn response(
-    session: &mut Session,
+    session: &mut Session<'_>,
     day: Option<Day>,
     name: &ResponseName,
 ) -> Result<Option<Bytes>, Failure> {
@@ -125,8 +129,15 @@ pub(super) async fn response(
     };
     let by_name = format!("select response from onlyonce_responses_{day:08} {NAMED}");
     let by_parent = format!(
-        "select response from onlyonce_responses {NAMED} and day = to_date('{day:08}', 'YYYYMMDD')"
+        "select response from onlyonce_responses {NAMED} and day = '{:04}-{:02}-{:02}'",
+        day / 10_000,
+        day / 100 % 100,
+        day % 100
     );
+    if session.is_inside() {
+        let row = fetch_response(session, by_parent, name).await?;
+        return response_of(row);
+    }
     let row = match fetch_response(session, by_name, name).await {
         Err(failure) if failure.lacks_table() => return Ok(None),
         // An account other than the owner's has its rights on the parent: a partition is born without.
@@ -135,12 +146,16 @@ pub(super) async fn response(
         }
         result => result?,
     };
+    response_of(row)
+}
+
+fn response_of(row: Option<PgRow>) -> Result<Option<Bytes>, Failure> {
     let response: Option<Vec<u8>> = row.map(|row| row.try_get("response")).transpose()?;
     Ok(response.map(Bytes::from))
 }
 
 async fn fetch_response(
-    session: &mut Session,
+    session: &mut Session<'_>,
     text: String,
     name: &ResponseName,
 ) -> Result<Option<PgRow>, Failure> {
@@ -154,7 +169,10 @@ async fn fetch_response(
 
 impl Found {
     /// What stands in a claim's way; `None` where nothing does.
-    pub(super) async fn present(self, session: &mut Session) -> Result<Option<Present>, Failure> {
+    pub(super) async fn present(
+        self,
+        session: &mut Session<'_>,
+    ) -> Result<Option<Present>, Failure> {
         let Self {
             row,
             expires_at,

@@ -89,7 +89,7 @@ pub(super) struct Inspect;
 impl Call for Inspect {
     type Output = Schema;
 
-    async fn run(&self, session: &mut Session) -> Result<Schema, Failure> {
+    async fn run(&self, session: &mut Session<'_>) -> Result<Schema, Failure> {
         match version(session).await {
             Ok(version) if version >= KNOWN => Ok(Schema::Usable),
             Ok(version) => Ok(Schema::Behind { version }),
@@ -106,7 +106,7 @@ pub(super) struct Migrate;
 impl Call for Migrate {
     type Output = ();
 
-    async fn run(&self, session: &mut Session) -> Result<(), Failure> {
+    async fn run(&self, session: &mut Session<'_>) -> Result<(), Failure> {
         match apply_missing(session).await {
             Ok(()) => session.run("commit").await?,
             Err(failure) => return Err(session.roll_back(failure).await),
@@ -116,7 +116,7 @@ impl Call for Migrate {
 }
 
 /// Begins a transaction, which the caller ends also where this fails: it may be open by then.
-async fn apply_missing(session: &mut Session) -> Result<(), Failure> {
+async fn apply_missing(session: &mut Session<'_>) -> Result<(), Failure> {
     session.run(BEGIN).await?;
     let present = version(session).await?;
     for migration in MIGRATIONS.iter().filter(|step| step.version > present) {
@@ -133,7 +133,7 @@ async fn apply_missing(session: &mut Session) -> Result<(), Failure> {
 }
 
 /// The version of the database's schema; an error where this program is too old for it.
-async fn version(session: &mut Session) -> Result<i32, Failure> {
+async fn version(session: &mut Session<'_>) -> Result<i32, Failure> {
     let rows = session.run(VERSION).await?;
     let Some(row) = rows.first() else {
         return Ok(0);

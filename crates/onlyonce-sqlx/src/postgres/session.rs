@@ -19,10 +19,26 @@ use super::settings::Settings;
 
 /// A connection in use by one call.
 #[derive(Debug)]
-pub(super) struct Session {
-    connection: PgConnection,
-    /// What begins a transaction behind a pooler; `None` without one.
-    begin: Option<Arc<str>>,
+pub(super) struct Session<'c> {
+    connection: Held<'c>,
+    transactions: Transactions,
+}
+
+#[derive(Debug)]
+enum Held<'c> {
+    Own(PgConnection),
+    Lent(&'c mut PgConnection),
+}
+
+/// Which transaction a statement runs in.
+#[derive(Debug)]
+enum Transactions {
+    /// Its own, which it begins and ends by itself.
+    Implicit,
+    /// Its own, which this begins: behind a pooler.
+    Begun(Arc<str>),
+    /// One that is open, and not ours to end. Where a statement fails, it fails with it.
+    Open,
 }
 
 /// What begins a transaction in which nothing depends on the defaults of session or server.
@@ -36,9 +52,45 @@ pub(super) fn begin_statement(settings: &Settings) -> String {
     begin
 }
 
-impl Session {
+impl Session<'static> {
+    /// A connection of our own; behind a pooler, with what begins a transaction.
     pub(super) fn new(connection: PgConnection, begin: Option<Arc<str>>) -> Self {
-        Self { connection, begin }
+        Self {
+            connection: Held::Own(connection),
+            transactions: begin.map_or(Transactions::Implicit, Transactions::Begun),
+        }
+    }
+}
+
+impl<'c> Session<'c> {
+    /// Somebody else's connection, on which no transaction is open.
+    pub(super) fn lent(connection: &'c mut PgConnection) -> Self {
+        let begin = "begin isolation level read committed; set local lock_timeout = '5s'; \
+             set local statement_timeout = '30s'";
+        Self {
+            connection: Held::Lent(connection),
+            transactions: Transactions::Begun(begin.into()),
+        }
+    }
+
+    /// Somebody else's connection, and the transaction that is open on it.
+    pub(super) fn inside(connection: &'c mut PgConnection) -> Self {
+        Self {
+            connection: Held::Lent(connection),
+            transactions: Transactions::Open,
+        }
+    }
+
+    /// Whether a transaction is open that is not ours.
+    pub(super) fn is_inside(&self) -> bool {
+        matches!(self.transactions, Transactions::Open)
+    }
+
+    fn connection(&mut self) -> &mut PgConnection {
+        match &mut self.connection {
+            Held::Own(connection) => connection,
+            Held::Lent(connection) => connection,
+        }
     }
 
     /// Runs one statement by itself and gives its first row, once it is committed.
@@ -54,9 +106,13 @@ impl Session {
         &mut self,
         query: Query<'_, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>, Failure> {
-        match self.begin.clone() {
-            Some(begin) => self.transact(&begin, query).await,
-            None => Ok(query.fetch_all(&mut self.connection).await?),
+        match &self.transactions {
+            Transactions::Implicit => Ok(query.fetch_all(self.connection()).await?),
+            Transactions::Begun(begin) => {
+                let begin = Arc::clone(begin);
+                self.transact(&begin, query).await
+            }
+            Transactions::Open => Ok(query.persistent(false).fetch_all(self.connection()).await?),
         }
     }
 
@@ -79,7 +135,7 @@ impl Session {
         let rows = match self.run(begin).await {
             Ok(_) => query
                 .persistent(false)
-                .fetch_all(&mut self.connection)
+                .fetch_all(self.connection())
                 .await
                 .map_err(Failure::from),
             Err(failure) => Err(failure),
@@ -97,7 +153,7 @@ impl Session {
     pub(super) async fn run(&mut self, statements: &str) -> Result<Vec<PgRow>, Failure> {
         // All of them are constants of ours and names made from dates.
         let statements = AssertSqlSafe(statements.to_owned());
-        Ok(raw_sql(statements).fetch_all(&mut self.connection).await?)
+        Ok(raw_sql(statements).fetch_all(self.connection()).await?)
     }
 
     /// Ends a transaction in which something failed, so that the connection can be used again.
@@ -110,6 +166,6 @@ impl Session {
 
     /// Whether the server still answers.
     pub(super) async fn answers(&mut self) -> bool {
-        sqlx::Connection::ping(&mut self.connection).await.is_ok()
+        sqlx::Connection::ping(self.connection()).await.is_ok()
     }
 }

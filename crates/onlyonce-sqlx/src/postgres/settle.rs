@@ -28,7 +28,7 @@ pub(super) struct Settle<'a> {
 impl Call for Settle<'_> {
     type Output = Settled;
 
-    async fn run(&self, session: &mut Session) -> Result<Settled, Failure> {
+    async fn run(&self, session: &mut Session<'_>) -> Result<Settled, Failure> {
         for _ in 0..ROUNDS {
             if self.write(session, Write::Update).await? {
                 return Ok(Settled::Done);
@@ -117,7 +117,7 @@ const RELEASE: &str = durable!(
 
 /// Completes a record that is its owner's still; whether it was.
 pub(super) async fn complete_one(
-    session: &mut Session,
+    session: &mut Session<'_>,
     id: RecordId,
     token: Token,
     epoch: Epoch,
@@ -133,7 +133,7 @@ pub(super) async fn complete_one(
 
 impl Settle<'_> {
     /// Whether a row was written.
-    async fn write(&self, session: &mut Session, write: Write) -> Result<bool, Failure> {
+    async fn write(&self, session: &mut Session<'_>, write: Write) -> Result<bool, Failure> {
         match self.try_write(session, write).await {
             // A store that nobody swept for days, or midnight right after a migration.
             Err(failure) if failure.lacks_partition() => {
@@ -144,7 +144,7 @@ impl Settle<'_> {
         }
     }
 
-    async fn try_write(&self, session: &mut Session, write: Write) -> Result<bool, Failure> {
+    async fn try_write(&self, session: &mut Session<'_>, write: Write) -> Result<bool, Failure> {
         let claim = self.claim;
         let text = match (self.settlement, write) {
             (Settlement::Completed(response), Write::Update) => {

@@ -33,7 +33,7 @@ pub(super) struct SweepRecords(pub(super) u32);
 impl Call for SweepRecords {
     type Output = u64;
 
-    async fn run(&self, session: &mut Session) -> Result<u64, Failure> {
+    async fn run(&self, session: &mut Session<'_>) -> Result<u64, Failure> {
         let row = session.fetch(query(SWEEP).bind(i64::from(self.0))).await?;
         let swept: i64 = row.map_or(Ok(0), |row| row.try_get("swept"))?;
         Ok(u64::try_from(swept).unwrap_or(0))

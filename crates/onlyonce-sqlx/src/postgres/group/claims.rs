@@ -42,7 +42,10 @@ impl Grouped for Insertion {
         size_of::<Claim>()
     }
 
-    async fn write(group: &[Self], session: &mut Session) -> Result<Vec<Option<Epoch>>, Failure> {
+    async fn write(
+        group: &[Self],
+        session: &mut Session<'_>,
+    ) -> Result<Vec<Option<Epoch>>, Failure> {
         // Its values go without arrays.
         if let [only] = group {
             return Ok(vec![insert(session, &only.0).await?]);

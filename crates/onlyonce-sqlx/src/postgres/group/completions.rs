@@ -50,7 +50,7 @@ impl Grouped for Completion {
         self.response.len() + size_of::<Self>()
     }
 
-    async fn write(group: &[Self], session: &mut Session) -> Result<Vec<Option<()>>, Failure> {
+    async fn write(group: &[Self], session: &mut Session<'_>) -> Result<Vec<Option<()>>, Failure> {
         match complete(group, session).await {
             // A store that nobody swept for days, or midnight right after a migration.
             Err(failure) if failure.lacks_partition() => {
@@ -62,7 +62,10 @@ impl Grouped for Completion {
     }
 }
 
-async fn complete(group: &[Completion], session: &mut Session) -> Result<Vec<Option<()>>, Failure> {
+async fn complete(
+    group: &[Completion],
+    session: &mut Session<'_>,
+) -> Result<Vec<Option<()>>, Failure> {
     if let [only] = group {
         let settled = complete_one(session, only.id, only.token, only.epoch, &only.response);
         return Ok(vec![settled.await?.then_some(())]);

@@ -143,7 +143,7 @@ mod tests {
             self.1
         }
 
-        async fn write(group: &[Self], _: &mut Session) -> Result<Vec<Option<()>>, Failure> {
+        async fn write(group: &[Self], _: &mut Session<'_>) -> Result<Vec<Option<()>>, Failure> {
             Ok(vec![Some(()); group.len()])
         }
     }

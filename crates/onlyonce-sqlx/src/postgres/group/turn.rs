@@ -179,7 +179,7 @@ struct Answer<T> {
 impl<W: Grouped> Call for Group<'_, W> {
     type Output = Answer<W::Done>;
 
-    async fn run(&self, session: &mut Session) -> Result<Self::Output, Failure> {
+    async fn run(&self, session: &mut Session<'_>) -> Result<Self::Output, Failure> {
         let doubt = self.taken.get().is_some();
         let Taken { writes, .. } = self.take();
         if writes.is_empty() {
@@ -227,7 +227,7 @@ mod tests {
             0
         }
 
-        async fn write(group: &[Self], _: &mut Session) -> Result<Vec<Option<()>>, Failure> {
+        async fn write(group: &[Self], _: &mut Session<'_>) -> Result<Vec<Option<()>>, Failure> {
             Ok(vec![Some(()); group.len()])
         }
     }
