@@ -1,0 +1,131 @@
+//! One transaction for a request: the handler's writes, the events it emits, the idempotency record and the recorded
+//! response commit together, or none of them does.
+//!
+//! The proxy and the plain [`IdempotencyLayer`](onlyonce::IdempotencyLayer) write a claim before the work and the
+//! response after it, in commits of their own. Between them a crash leaves an outcome that nobody knows. Where the
+//! service is ours and its data is in Postgres there is no between: the duplicate becomes impossible, not just
+//! unforwarded.
+//!
+//! ```no_run
+//! use axum::{Json, Router, http::StatusCode, response::IntoResponse, routing::post};
+//! use onlyonce_axum::{IdempotentTx, TransactionalLayer};
+//! use onlyonce_outbox::Event;
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Charge {
+//!     amount: i64,
+//! }
+//!
+//! #[derive(Serialize)]
+//! struct Receipt {
+//!     id: i64,
+//! }
+//!
+//! async fn charge(mut tx: IdempotentTx, Json(req): Json<Charge>) -> Result<impl IntoResponse, AppError> {
+//!     let id: i64 = sqlx::query_scalar("insert into payments (amount) values ($1) returning id")
+//!         .bind(req.amount)
+//!         .fetch_one(&mut *tx)
+//!         .await?;
+//!     tx.emit(Event::new("payments", id).kind("charged").json(&req)?); // goes out if, and only if, this commits
+//!     Ok((StatusCode::CREATED, Json(Receipt { id })))
+//! }
+//!
+//! struct AppError(onlyonce::BoxError);
+//!
+//! impl<E: Into<onlyonce::BoxError>> From<E> for AppError {
+//!     fn from(error: E) -> Self {
+//!         Self(error.into())
+//!     }
+//! }
+//!
+//! impl IntoResponse for AppError {
+//!     fn into_response(self) -> axum::response::Response {
+//!         StatusCode::INTERNAL_SERVER_ERROR.into_response() // rolled back: a retry with the key executes again
+//!     }
+//! }
+//!
+//! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
+//! let pool = sqlx::PgPool::connect("postgres://app@db.internal/app").await?;
+//! let layer = TransactionalLayer::new(pool);
+//! layer.migrate().await?;
+//! let app: Router = Router::new().route("/charges", post(charge)).layer(layer.clone());
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+//! axum::serve(listener, app).await?;
+//! layer.drain(std::time::Duration::from_secs(30)).await;
+//! # Ok(()) }
+//! ```
+//!
+//! # What is promised
+//! While a key's record is retained, the business effect of a key commits **at most once**, and every later answer
+//! equals the first. The response is sent after the commit. The boundaries: what the handler does elsewhere (a call
+//! to another service, an e-mail) is not in the transaction and can happen once for each try; retention; the
+//! database's own durability, over a failover too (the layer raises a `synchronous_commit` of `off` or `local`, and
+//! can do nothing about a standby that was promoted without the last commits).
+//!
+//! # When to choose it
+//! | | proxy | plain layer | this |
+//! |---|---|---|---|
+//! | the service | any, unmodified | Tower, in Rust | axum or Tower, its data in Postgres with sqlx |
+//! | the service dies in the middle | outcome unknown, held | outcome unknown, held | nothing happened, a retry executes |
+//! | commits for a request | two, shared with others | two, shared with others | one, the handler's own |
+//! | a handler that calls others | fine | fine | holds a connection and a transaction meanwhile |
+//!
+//! The tables are those of the other two: an application can move from one to the next, and keys that were used
+//! before are honoured.
+//!
+//! # What becomes of an answer
+//! | answer | effects and events | a retry |
+//! |---|---|---|
+//! | below 400 | committed | gets it again |
+//! | 4xx that the policy keeps | rolled back | gets it again |
+//! | what the policy releases (401, 403, 429, …), 5xx, an error, a panic | rolled back | executes |
+//! | none within the deadline | rolled back | executes |
+//!
+//! [`TransactionalLayer::with_commit`] and [`Policy::with_statuses`](onlyonce::Policy::with_statuses) change it. The
+//! layer's own word for an answer that does not hold is the problem `rolled-back`. What a client sees is otherwise what
+//! it sees of the proxy: `Idempotent-Replayed`, `409` while its twin is at work, `422` for another request under
+//! a used key.
+//!
+//! Requests without a key, where the policy lets them pass, get a transaction as well, which commits by the same
+//! rule.
+//!
+//! # Duplicates
+//! Within a process they are answered without the database. Between processes a lock is tried that belongs to the
+//! transaction: who does not get it answers `409`, or waits where the policy says so
+//! ([`OnDuplicate::Wait`](onlyonce::policy::OnDuplicate::Wait)), without a connection. So ten retries of a slow
+//! request do not empty the pool.
+//!
+//! A request with a key holds its connection from the claim to the commit. The pool bounds how many are at work at a
+//! time; others wait for [`Limits::claim_patience`](onlyonce::Limits::claim_patience) and then get `503`.
+//!
+//! # Serialization failures and deadlocks
+//! In `read committed`, the default, Postgres fails no transaction for what others do, but for deadlocks (`40P01`);
+//! [`Isolation::RepeatableRead`] and [`Isolation::Serializable`] add serialization failures (`40001`), at any
+//! statement and at the commit. At the commit the client gets `503` with `Retry-After`. At a statement the handler sees
+//! the error, and should answer with a `5xx`: nothing remains, and the client's retry with the same key is as
+//! good as a new request. An error that is swallowed helps nobody: the transaction has failed, and the layer
+//! answers `503` in the handler's place.
+//!
+//! # Behind a pooler
+//! In transaction mode (PgBouncer): [`TransactionalLayer::with_pooler`]. Nothing here needs a session.
+
+mod answer;
+mod body;
+mod connection;
+mod ending;
+pub mod extract;
+mod layer;
+mod run;
+mod service;
+mod settings;
+mod slot;
+mod store;
+mod upkeep;
+mod work;
+
+pub use self::body::HeldBody;
+pub use self::extract::IdempotentTx;
+pub use self::layer::TransactionalLayer;
+pub use self::service::InTransaction;
+pub use self::settings::Isolation;

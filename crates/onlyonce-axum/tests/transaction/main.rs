@@ -1,0 +1,14 @@
+//! The layer on real servers, around handlers that write.
+
+#![allow(missing_docs, unreachable_pub, reason = "a test")]
+
+mod fixture;
+
+mod duplicates;
+mod effects;
+mod faults;
+mod keyless;
+mod misuse;
+mod moving;
+mod parity;
+mod poolers;
