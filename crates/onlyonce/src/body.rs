@@ -40,6 +40,18 @@ impl<B> RequestBody<B> {
             source: Source::whole(bytes),
         }
     }
+
+    /// The same body once more, where it is in memory: a guarded request's, of which nothing was read yet.
+    pub fn try_clone(&self) -> Option<Self> {
+        match &self.source {
+            Source::Whole { inner } => Some(Self {
+                source: Source::Whole {
+                    inner: inner.clone(),
+                },
+            }),
+            Source::Streamed { .. } | Source::Captured { .. } => None,
+        }
+    }
 }
 
 pin_project! {
