@@ -9,6 +9,7 @@ use sqlx::raw_sql;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::answer::Failed;
+use crate::conflict::is_conflict;
 use crate::connection::{Committed, Open};
 use crate::settings::Settings;
 use crate::work::{Record, Work};
@@ -146,12 +147,6 @@ fn failed(what: &'static str, error: &sqlx::Error) -> Failed {
     } else {
         Failed::Database
     }
-}
-
-/// Whether the same transaction, begun again, may succeed: a serialization failure or a deadlock.
-pub(crate) fn is_conflict(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    matches!(code.as_deref(), Some("40001" | "40P01"))
 }
 
 /// Finds out what became of a commit whose answer was lost, as long as there is time.

@@ -21,8 +21,9 @@ use crate::store::TransactionStore;
 /// Gives each request a transaction, and commits it with the response: see [the crate's documentation](crate).
 ///
 /// Clones share records, bounds and tasks; make one layer, and a clone per route with the route's policy.
-/// [`with_limits`](Self::with_limits), [`with_isolation`](Self::with_isolation), [`with_pooler`](Self::with_pooler)
-/// and [`with_wake`](Self::with_wake) make another one that shares only the pool, so they come first.
+/// [`with_limits`](Self::with_limits), [`with_isolation`](Self::with_isolation), [`with_pooler`](Self::with_pooler),
+/// [`with_conflict_retries`](Self::with_conflict_retries) and [`with_wake`](Self::with_wake) make another one that
+/// shares only the pool, so they come first.
 #[derive(Clone)]
 pub struct TransactionalLayer {
     settings: Arc<Settings>,
@@ -45,6 +46,7 @@ impl TransactionalLayer {
             pooler: false,
             wake: None,
             claim_patience: limits.claim_patience,
+            conflict_retries: 0,
         };
         let commits: Arc<Commits> = Arc::new(|status| {
             status.is_informational() || status.is_success() || status.is_redirection()
@@ -68,13 +70,7 @@ impl TransactionalLayer {
     }
 
     fn with(self, change: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings = Settings {
-            pool: self.settings.pool.clone(),
-            isolation: self.settings.isolation,
-            pooler: self.settings.pooler,
-            wake: self.settings.wake.clone(),
-            claim_patience: self.limits.claim_patience,
-        };
+        let mut settings = Settings::clone(&self.settings);
         change(&mut settings);
         Self::of(settings, self.limits, self.policy, self.commits)
     }
@@ -126,6 +122,13 @@ impl TransactionalLayer {
         self.with(|settings| settings.pooler = true)
     }
 
+    /// A layer that executes a request again, so often at most, after a serialization failure or a deadlock: see
+    /// [the crate's documentation](crate#serialization-failures-and-deadlocks). Default: never.
+    #[must_use]
+    pub fn with_conflict_retries(self, retries: u32) -> Self {
+        self.with(|settings| settings.conflict_retries = retries)
+    }
+
     /// A layer that tells a relay in this process of the events that were committed.
     #[must_use]
     pub fn with_wake(self, wake: Wake) -> Self {
@@ -151,7 +154,8 @@ impl TransactionalLayer {
     /// Waits until every claimed request is over, for all clones of this layer. Call it when the server has stopped
     /// taking requests: work that a client no longer waits for goes on until then.
     ///
-    /// What is still running after `limit` is rolled back. Returns whether nothing was.
+    /// What is still running after `limit` is rolled back, unless its commit is on its way; its client is told that the
+    /// outcome is unknown. Returns whether nothing was.
     pub async fn drain(&self, limit: Duration) -> bool {
         self.layer.drain(limit).await
     }

@@ -102,16 +102,24 @@
 //! # Serialization failures and deadlocks
 //! In `read committed`, the default, Postgres fails no transaction for what others do, but for deadlocks (`40P01`);
 //! [`Isolation::RepeatableRead`] and [`Isolation::Serializable`] add serialization failures (`40001`), at any
-//! statement and at the commit. At the commit the client gets `503` with `Retry-After`. At a statement the handler sees
-//! the error, and should answer with a `5xx`: nothing remains, and the client's retry with the same key is as
-//! good as a new request. An error that is swallowed helps nobody: the transaction has failed, and the layer
-//! answers `503` in the handler's place.
+//! statement and at the commit. Nothing remains of such a transaction, so executing the request again is as good as
+//! executing it for the first time:
+//!
+//! - by the client: at the commit it gets `503` with `Retry-After`; at a statement whatever the handler makes of the
+//!   error, which should be a `5xx`. A retry with the same key executes.
+//! - by the layer, where [`with_conflict_retries`](TransactionalLayer::with_conflict_retries) allows it. The handler
+//!   runs again, with the same request, so what it does outside of the transaction happens again as well. A failure at
+//!   a statement is the handler's to report: [`conflict`].
+//!
+//! An error that is swallowed helps nobody: the transaction has failed, and the layer answers `503` in the handler's
+//! place.
 //!
 //! # Behind a pooler
 //! In transaction mode (PgBouncer): [`TransactionalLayer::with_pooler`]. Nothing here needs a session.
 
 mod answer;
 mod body;
+pub mod conflict;
 mod connection;
 mod ending;
 pub mod extract;

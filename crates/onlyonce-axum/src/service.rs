@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use onlyonce::BoxError;
+use onlyonce::body::RequestBody;
 use tower_service::Service;
 
 use crate::body::HeldBody;
@@ -38,9 +39,9 @@ impl<S: fmt::Debug> fmt::Debug for InTransaction<S> {
     }
 }
 
-impl<S, B, R> Service<Request<B>> for InTransaction<S>
+impl<S, B, R> Service<Request<RequestBody<B>>> for InTransaction<S>
 where
-    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S: Service<Request<RequestBody<B>>, Response = Response<R>> + Clone + Send + 'static,
     S::Error: Send,
     S::Future: Send,
     B: Send + 'static,
@@ -55,7 +56,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<RequestBody<B>>) -> Self::Future {
         let clone = self.inner.clone();
         let ready = replace(&mut self.inner, clone);
         let route = Arc::clone(&self.route);

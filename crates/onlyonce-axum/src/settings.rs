@@ -31,13 +31,15 @@ impl Isolation {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) pool: PgPool,
     pub(crate) isolation: Isolation,
     pub(crate) pooler: bool,
     pub(crate) wake: Option<Wake>,
     pub(crate) claim_patience: Duration,
+    /// How often a request is executed again after a conflict.
+    pub(crate) conflict_retries: u32,
 }
 
 impl Settings {

@@ -18,7 +18,7 @@ pub(crate) struct Work {
 }
 
 /// A record that is the transaction's, if it commits.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Record {
     pub(crate) taken: Taken,
     /// What it was taken with, to take it again.

@@ -5,27 +5,31 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use onlyonce_axum::IdempotentTx;
 use onlyonce_test::fault::PgFault;
+use onlyonce_test::postgres::Server;
 use sqlx::Connection;
 
 use crate::fixture::*;
 
 #[tokio::test]
 async fn payment_event_and_record_commit_once_and_the_retry_gets_the_same_answer() {
-    let site = Site::fresh().await;
-    let app = site.app();
-    let first = charge_of(&app, "k", 100).await;
-    assert_eq!(first.status, 201);
-    let again = charge_of(&app, "k", 100).await;
-    replayed(&first, &again);
-    assert_eq!(again.headers["location"], "/charges/1");
-    assert_eq!(site.rows().await, (1, 1, 1));
-    // By another process as well.
-    replayed(&first, &charge_of(&site.app(), "k", 100).await);
-    assert_eq!(site.rows().await, (1, 1, 1));
-    let all_in_one = "select count(distinct xmin::text) = 1 from ( \
-         select xmin from payments union all select xmin from onlyonce_outbox_event \
-         union all select xmin from onlyonce_records union all select xmin from onlyonce_responses) as rows";
-    assert!(site.value::<bool>(all_in_one).await, "one transaction");
+    for server in [Server::Default, Server::Newest] {
+        let site = Site::on(server).await;
+        let app = site.app();
+        let first = charge_of(&app, "k", 100).await;
+        assert_eq!(first.status, 201);
+        let again = charge_of(&app, "k", 100).await;
+        replayed(&first, &again);
+        assert_eq!(again.headers["location"], "/charges/1");
+        assert_eq!(site.rows().await, (1, 1, 1));
+        // By another process as well.
+        replayed(&first, &charge_of(&site.app(), "k", 100).await);
+        assert_eq!(site.rows().await, (1, 1, 1));
+        let all_in_one = "select count(distinct xmin::text) = 1 from ( \
+             select xmin from payments union all select xmin from onlyonce_outbox_event \
+             union all select xmin from onlyonce_records union all select xmin from onlyonce_responses) as rows";
+        assert!(site.value::<bool>(all_in_one).await, "one transaction");
+        site.nothing_is_open().await;
+    }
 }
 
 /// The event names the record that it came from, for audits.
@@ -262,5 +266,51 @@ async fn missing_tables_are_named() {
         (503, "store-unavailable".into())
     );
     assert_eq!(site.count("payments").await, 0);
+    site.nothing_is_open().await;
+}
+
+/// The handler has returned, and its body still works with the transaction.
+#[tokio::test]
+async fn a_body_that_is_made_with_the_transaction_is_part_of_it() {
+    let site = Site::fresh().await;
+    let app = one_route(
+        &site.layer(1),
+        async |mut tx: IdempotentTx| -> Result<Response, Failed> {
+            pay(&mut tx, 1).await?;
+            let piece = futures_util::stream::once(async move {
+                let id = pay(&mut tx, 2).await?;
+                Ok::<_, sqlx::Error>(format!("payment {id}"))
+            });
+            Ok(axum::body::Body::from_stream(piece).into_response())
+        },
+    );
+    for (key, rows) in [(Some("k"), (2, 2, 1)), (None, (4, 4, 1))] {
+        let answer = ask(&app, request("/", key, "")).await;
+        assert!(answer.text().starts_with("payment "));
+        assert_eq!(site.rows().await, rows);
+    }
+    assert!(ask(&app, request("/", Some("k"), "")).await.is_replay());
+    site.nothing_is_open().await;
+}
+
+/// A body that breaks off is delivered broken, and nothing remains of what was done for it.
+#[tokio::test]
+async fn a_body_that_breaks_off_commits_nothing() {
+    let site = Site::fresh().await;
+    let app = one_route(
+        &site.layer(1),
+        async |mut tx: IdempotentTx| -> Result<Response, Failed> {
+            pay(&mut tx, 1).await?;
+            let pieces = [Ok("half of "), Err(std::io::Error::other("it"))];
+            let pieces = futures_util::stream::iter(pieces);
+            Ok(axum::body::Body::from_stream(pieces).into_response())
+        },
+    );
+    for key in [Some("k"), Some("k"), None] {
+        let answer = tower::ServiceExt::oneshot(app.clone(), request("/", key, "")).await;
+        let body = http_body_util::BodyExt::collect(answer.unwrap().into_body()).await;
+        assert!(body.is_err());
+        assert_eq!(site.rows().await, (0, 0, 0));
+    }
     site.nothing_is_open().await;
 }

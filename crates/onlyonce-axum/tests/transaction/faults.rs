@@ -3,8 +3,10 @@
 use std::task::Poll;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use onlyonce::Policy;
+use onlyonce::body::RequestBody;
 use onlyonce_axum::{IdempotentTx, TransactionalLayer};
 use onlyonce_test::event::{Gate, within};
 use onlyonce_test::fault::{Action, PgFault};
@@ -307,4 +309,46 @@ async fn a_begin_that_was_cut_short_leaves_nothing_in_the_pool() {
     assert_eq!(charge_of(&app, "k", 1).await.status, 201);
     assert_eq!(site.rows().await, (2, 2, 2));
     site.nothing_is_open().await;
+}
+
+/// A service that is ready once, and whose clones never are.
+struct ReadyOnce(bool);
+
+impl Clone for ReadyOnce {
+    fn clone(&self) -> Self {
+        Self(false)
+    }
+}
+
+impl tower::Service<http::Request<RequestBody<Body>>> for ReadyOnce {
+    type Response = http::Response<Body>;
+    type Error = onlyonce::BoxError;
+    type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(if self.0 {
+            Ok(())
+        } else {
+            Err("not ready".into())
+        })
+    }
+
+    fn call(&mut self, _: http::Request<RequestBody<Body>>) -> Self::Future {
+        unreachable!("it was not ready")
+    }
+}
+
+/// Claimed, and never called: the transaction that was put aside is rolled back.
+#[tokio::test]
+async fn a_service_that_is_not_ready_after_the_claim_leaves_nothing_open() {
+    let site = Site::fresh().await;
+    let layer = site.layer(1);
+    for _ in 0..2 {
+        let service = tower::Layer::layer(&layer, ReadyOnce(true));
+        let answer = service.oneshot(request("/", Some("k"), "")).await;
+        assert_eq!(answer.err().unwrap().to_string(), "not ready");
+        site.nothing_is_open().await;
+    }
+    assert_eq!(site.rows().await, (0, 0, 0));
+    assert_eq!(charge_of(&app(&layer), "k", 1).await.status, 201);
 }

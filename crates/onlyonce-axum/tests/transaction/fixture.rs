@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use onlyonce_axum::{IdempotentTx, TransactionalLayer};
 use onlyonce_outbox::Event;
 use onlyonce_test::event::{Gate, within};
-use onlyonce_test::postgres::Database;
+use onlyonce_test::postgres::{Database, Server};
 use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Row, raw_sql};
@@ -29,7 +29,11 @@ pub struct Site {
 
 impl Site {
     pub async fn fresh() -> Self {
-        let database = Database::fresh().await;
+        Self::on(Server::Default).await
+    }
+
+    pub async fn on(server: Server) -> Self {
+        let database = Database::fresh_on(server).await;
         let mut admin = database.connect().await;
         run(&mut admin, "create table payments (id bigint generated always as identity primary key, amount bigint)").await;
         let site = Self {

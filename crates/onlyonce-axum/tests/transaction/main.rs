@@ -4,6 +4,7 @@
 
 mod fixture;
 
+mod conflicts;
 mod duplicates;
 mod effects;
 mod faults;
