@@ -1,4 +1,4 @@
-//! The suite that every [`Sink`](crate::Sink) must pass: call [`suite`] from a test of the sink, against the
+//! The suite that every [`Sink`] must pass: call [`suite`] from a test of the sink, against the
 //! real thing.
 //!
 //! It panics with what went wrong. A [`Fixture`] says how to read what the receiver got, and how to take the

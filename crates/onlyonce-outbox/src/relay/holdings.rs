@@ -105,10 +105,15 @@ impl Holdings {
         self.shards.values().map(|held| held.lease).collect()
     }
 
-    /// Those that are not to be given back.
-    pub(super) fn staying(&self) -> Vec<Lease> {
-        let staying = self.shards.values().filter(|held| !held.leaving);
-        staying.map(|held| held.lease).collect()
+    /// Those on whose parked events there is work: all that are not about to be given back. One that is to
+    /// leave, but whose page waits for room behind a parked event, is among them.
+    pub(super) fn at_work(&self) -> Vec<Lease> {
+        let at_work = |held: &&Held| !held.leaving || !held.progress.is_level();
+        self.shards
+            .values()
+            .filter(at_work)
+            .map(|held| held.lease)
+            .collect()
     }
 
     pub(super) fn get_mut(&mut self, shard: i16) -> Option<&mut Held> {

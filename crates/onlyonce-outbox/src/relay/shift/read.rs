@@ -102,7 +102,7 @@ impl<S: Sink> Shift<'_, S> {
             Allowance::Probe(messages) if !self.lanes.has_ready() => messages,
             Allowance::Probe(_) | Allowance::Nothing(_) => return Ok(()),
         };
-        let leases = self.holdings.staying();
+        let leases = self.holdings.at_work();
         if leases.is_empty() || !self.has_room() {
             return Ok(());
         }
