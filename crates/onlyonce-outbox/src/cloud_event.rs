@@ -41,6 +41,16 @@ pub fn attributes(envelope: &Envelope, source: &str) -> Vec<(&'static str, Strin
     attributes
 }
 
+/// A value as it stands in a header of HTTP or NATS: what the CloudEvents bindings encode there (HTTP's section
+/// 3.1.3.2), and all that is not ASCII.
+#[cfg(any(feature = "nats", feature = "webhook"))]
+pub(crate) fn encoded(value: &str) -> String {
+    use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+    const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+    utf8_percent_encode(value, ENCODED).to_string()
+}
+
 /// The envelope's headers as extension attributes, for formats that have no other room for them. Names of
 /// attributes have lower-case letters and digits only: other characters are left out. Headers whose names are
 /// attributes' already are not among them.

@@ -138,27 +138,23 @@ impl Inbox {
             tx = self.begin(held.connection()).await?;
             admitted = admission::admit(&mut tx, &self.terms, message).await;
         }
-        let outcome = match admitted? {
-            Admission::New => match work(&mut tx).await {
+        let ended = match admitted.map(Admission::without_work) {
+            Ok(None) => match work(&mut tx).await {
                 Ok(value) => {
                     committed(tx).await?;
-                    Outcome::Applied(value)
+                    held.give_back();
+                    return Ok(Outcome::Applied(value));
                 }
-                Err(error) => {
-                    // Where this fails, the connection is closed, and its transaction with it.
-                    if rolled_back(tx).await.is_ok() {
-                        held.give_back();
-                    }
-                    return Err(ProcessError::Work(error));
-                }
+                Err(error) => Err(ProcessError::Work(error)),
             },
-            other => {
-                rolled_back(tx).await?;
-                other.without_work()
-            }
+            Ok(Some(outcome)) => Ok(outcome),
+            Err(error) => Err(error.into()),
         };
-        held.give_back();
-        Ok(outcome)
+        // Where this fails, the connection is closed, and its transaction with it.
+        if rolled_back(tx).await.is_ok() {
+            held.give_back();
+        }
+        ended
     }
 
     /// As [`process`](Self::process), and again where it failed for no fault of its own: a deadlock, a
@@ -175,7 +171,8 @@ impl Inbox {
         again: impl Fn(&E) -> bool,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E> + Clone,
     ) -> Result<Outcome<T>, ProcessError<E>> {
-        for attempt in 1_u32.. {
+        let mut attempt = 1;
+        loop {
             let result = self.process(message, work.clone()).await;
             let transient = match &result {
                 Err(ProcessError::Work(error)) => again(error),
@@ -186,8 +183,8 @@ impl Inbox {
                 return result;
             }
             tokio::time::sleep(pause(attempt)).await;
+            attempt += 1;
         }
-        unreachable!("the loop goes on until it returns")
     }
 
     /// As [`process`](Self::process), and keeps what `work` answers, as JSON, for the message's duplicates: for

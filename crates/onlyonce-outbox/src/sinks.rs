@@ -1,13 +1,21 @@
 //! Sinks that come with the crate.
 
+#[cfg(feature = "amqp")]
+mod amqp;
 mod memory;
+#[cfg(feature = "nats")]
+mod nats;
 #[cfg(feature = "redis")]
 mod redis;
 mod stdout;
 #[cfg(feature = "webhook")]
 mod webhook;
 
+#[cfg(feature = "amqp")]
+pub use self::amqp::Amqp;
 pub use self::memory::Memory;
+#[cfg(feature = "nats")]
+pub use self::nats::JetStream;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStreams;
 pub use self::stdout::Stdout;

@@ -38,13 +38,14 @@ pub enum Admission {
 }
 
 impl Admission {
-    /// What it means for a message that nothing was done with.
-    pub(super) fn without_work<T>(self) -> Outcome<T> {
+    /// What became of a message that is not to be applied; `None` where it is.
+    pub(super) fn without_work<T>(self) -> Option<Outcome<T>> {
         match self {
-            Self::New | Self::Busy => Outcome::Busy,
-            Self::Duplicate => Outcome::Duplicate(None),
-            Self::TooOld => Outcome::TooOld,
-            Self::Overtaken => Outcome::Overtaken,
+            Self::New => None,
+            Self::Duplicate => Some(Outcome::Duplicate(None)),
+            Self::Busy => Some(Outcome::Busy),
+            Self::TooOld => Some(Outcome::TooOld),
+            Self::Overtaken => Some(Outcome::Overtaken),
         }
     }
 }

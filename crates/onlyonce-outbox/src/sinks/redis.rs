@@ -8,6 +8,7 @@ use redis::{
     AsyncConnectionConfig, Client, IntoConnectionInfo, Pipeline, RedisResult, Value, pipe,
 };
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use crate::cloud_event;
 use crate::envelope::Envelope;
@@ -101,7 +102,7 @@ impl RedisStreams {
         self
     }
 
-    /// How long connecting may take, and an answer, besides the patience with replicas. 4 seconds by default,
+    /// How long a batch may take, connecting included, besides the patience with replicas. 4 seconds by default,
     /// which is less than a relay waits for a sink
     /// ([`RelayOptions::publish_timeout`](crate::RelayOptions::publish_timeout)).
     #[must_use]
@@ -173,6 +174,11 @@ impl RedisStreams {
         field("payload", &envelope.payload);
     }
 
+    fn patience(&self) -> Duration {
+        self.replicas
+            .map_or(Duration::ZERO, |(_, patience)| patience)
+    }
+
     async fn connection(&self) -> RedisResult<MultiplexedConnection> {
         let mut kept = self.connection.lock().await;
         if let Some(connection) = &*kept {
@@ -217,9 +223,14 @@ impl Sink for RedisStreams {
         if batch.is_empty() {
             return Vec::new();
         }
-        let failed = match self.append(batch).await {
-            Ok(results) => return results,
-            Err(error) => error.to_string(),
+        let limit = self.limit + self.patience();
+        let failed = match timeout(limit, self.append(batch)).await {
+            Ok(Ok(results)) => return results,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => {
+                *self.connection.lock().await = None;
+                format!("no answer within {limit:?}")
+            }
         };
         let failure = |_: &Envelope| Err(SinkError::retryable(failed.clone()));
         batch.iter().map(failure).collect()

@@ -17,7 +17,6 @@ use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderName, HeaderValue, Method, Request, Version};
 use http_body_util::Full;
 use jiff::Timestamp;
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio::time::timeout;
 use tokio_rustls::rustls::ClientConfig;
 
@@ -28,9 +27,6 @@ use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::sink::{Ack, Sink, SinkError};
 use crate::standard_webhooks::{self, Secret, sign};
-
-/// What CloudEvents' HTTP binding encodes in its headers (section 3.1.3.2), besides all that is not ASCII.
-const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 /// Headers of the event's own that would say something about the request instead.
 const NOT_THE_EVENTS: [&str; 13] = [
@@ -187,8 +183,7 @@ impl Webhook {
             request = request.header(standard_webhooks::SIGNATURE, signatures);
         }
         for (name, value) in cloud_event::attributes(envelope, &self.source) {
-            let value = utf8_percent_encode(&value, ENCODED).to_string();
-            request = request.header(format!("ce-{name}"), value);
+            request = request.header(format!("ce-{name}"), cloud_event::encoded(&value));
         }
         for (name, value) in &self.headers {
             request = request.header(name, value);

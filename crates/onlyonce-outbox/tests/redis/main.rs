@@ -14,6 +14,8 @@ use redis::Client;
 
 /// An entry's fields.
 type Entry = BTreeMap<String, Vec<u8>>;
+/// An entry as the server tells it: its id, and its fields in their order.
+type Told = (String, Vec<(String, Vec<u8>)>);
 
 struct Streams {
     sink: RedisStreams,
@@ -38,8 +40,7 @@ impl Streams {
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
         let mut range = redis::cmd("XRANGE");
         range.arg(stream).arg("-").arg("+");
-        let entries: Vec<(String, Vec<(String, Vec<u8>)>)> =
-            range.query_async(&mut connection).await.unwrap();
+        let entries: Vec<Told> = range.query_async(&mut connection).await.unwrap();
         let fields = entries.into_iter().map(|(_, fields)| fields);
         fields.map(Entry::from_iter).collect()
     }
