@@ -116,6 +116,9 @@
 //!
 //! # Behind a pooler
 //! In transaction mode (PgBouncer): [`TransactionalLayer::with_pooler`]. Nothing here needs a session.
+//!
+//! # On the other side
+//! Whoever receives such events over HTTP: [`webhook`] checks who sent them, and the inbox applies each once.
 
 mod answer;
 mod body;
@@ -130,6 +133,7 @@ mod settings;
 mod slot;
 mod store;
 mod upkeep;
+pub mod webhook;
 mod work;
 
 pub use self::body::HeldBody;
