@@ -76,8 +76,12 @@ impl Connector {
         ])
     }
 
-    /// A connection as the settings say, for whoever brings statements of their own.
-    pub(crate) async fn connect(
+    /// A connection of one's own: for the operations of an operator, such as [`status`](crate::status::status).
+    /// Opening it may take `limit`, and each statement `statement_timeout` (not behind a pooler).
+    ///
+    /// # Errors
+    /// [`Error::Database`] where the server refuses, [`Error::Timeout`] where it does not answer.
+    pub async fn connect(
         &self,
         limit: Duration,
         statement_timeout: Duration,

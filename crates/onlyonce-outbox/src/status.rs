@@ -128,6 +128,8 @@ const SHARDS: &str = "with cursor as materialized ( \
 const OPEN: &str = "select count(*), (extract(epoch from clock_timestamp() - min(xact_start)))::float8 \
      from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid()";
 
+const SINKS: &str = "select distinct sink from onlyonce_outbox_cursor order by sink";
+
 const DAYS: &str = "select inhrelid::regclass::text from pg_inherits \
      where inhparent = 'onlyonce_outbox_event'::regclass order by 1";
 
@@ -140,6 +142,16 @@ pub async fn status(connection: &mut PgConnection) -> Result<Status, Error> {
     run(connection, BEGIN).await?;
     let status = read(connection).await;
     end(connection, status).await
+}
+
+/// The names of the sinks that the database knows, without counting anything.
+///
+/// # Errors
+/// [`Error::Database`].
+pub async fn sinks(connection: &mut PgConnection) -> Result<Vec<String>, Error> {
+    let rows = run(connection, SINKS).await?;
+    let names: Result<_, sqlx::Error> = rows.iter().map(|row| row.try_get(0)).collect();
+    Ok(names?)
 }
 
 async fn read(connection: &mut PgConnection) -> Result<Status, Error> {
