@@ -98,7 +98,7 @@ impl App {
         let guard = guard(&config, &store)?;
         let listener = Listener::bind(config.listen.address, config.listen.settings()).await?;
         let admin = match config.admin.address {
-            Some(address) => Some(bind_admin(address).await?),
+            Some(address) => Some(Admin::bind_at(address).await?),
             None => None,
         };
         let workers = Workers::start(config.listen.workers()).map_err(AppError::Workers)?;
@@ -254,11 +254,4 @@ async fn background(
         ended = keep => ended,
         never = answer => match never {},
     }
-}
-
-async fn bind_admin(address: SocketAddr) -> Result<(Admin, SocketAddr), ListenError> {
-    let failed = |source| ListenError { address, source };
-    let admin = Admin::bind(address).await.map_err(failed)?;
-    let address = admin.address().map_err(failed)?;
-    Ok((admin, address))
 }

@@ -13,12 +13,16 @@ use tokio::runtime::{Builder, Runtime};
 mod check;
 mod demo;
 mod migrate;
+mod outbox;
 mod records;
+mod relay;
 mod serve;
 mod settings;
 
 use crate::app::AppError;
 use crate::config::Faults;
+use crate::records::Outcome;
+use crate::relay::RelayError;
 use crate::store::OpenError;
 use crate::telemetry::causes;
 
@@ -41,10 +45,14 @@ enum Command {
     DemoService(demo::DemoService),
     /// Find every fault in the settings and show what is in force; start nothing.
     Check(check::Check),
-    /// Create or update the tables of a store.
+    /// Create or update the tables of a store, or of an outbox.
     Migrate(migrate::Migrate),
     /// Look at records, and decide those whose outcome nobody knows.
     Records(records::Records),
+    /// Publish the events of an outbox. Any number of relays may run, also for the same sink.
+    Relay(relay::Relay),
+    /// Look at an outbox, and decide what becomes of its dead letters.
+    Outbox(outbox::Outbox),
 }
 
 /// Why a command was not carried out.
@@ -80,6 +88,15 @@ impl From<OpenError> for Failure {
 impl From<AppError> for Failure {
     fn from(error: AppError) -> Self {
         Self::Failed(error.into())
+    }
+}
+
+impl From<RelayError> for Failure {
+    fn from(error: RelayError) -> Self {
+        match error {
+            RelayError::Settings(message) => Self::Usage(message),
+            error => Self::Failed(error.into()),
+        }
     }
 }
 
@@ -121,6 +138,8 @@ impl Command {
             Self::Check(check) => check.run(),
             Self::Migrate(migrate) => migrate.run(),
             Self::Records(records) => records.run(),
+            Self::Relay(relay) => relay.run(),
+            Self::Outbox(outbox) => outbox.run(),
         }
     }
 }
@@ -138,6 +157,16 @@ fn print(text: &str) {
     let _ = stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush());
+}
+
+/// Prints what a command found or did; what it refused is an error.
+fn say(outcome: &Outcome) -> Result<(), Failure> {
+    print(&outcome.printed);
+    if outcome.refusals.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Failed(outcome.refusals.join("\n").into()))
+    }
 }
 
 fn complain(message: &str) {

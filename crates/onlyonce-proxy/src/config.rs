@@ -20,6 +20,7 @@ mod limits;
 mod listen;
 mod log;
 mod policy;
+mod relay;
 mod section;
 mod sources;
 mod store;
@@ -36,6 +37,10 @@ pub use self::limits::Limits;
 pub use self::listen::Listen;
 pub use self::log::{Log, LogFormat};
 pub use self::policy::{Policy, Recorded, Syntax};
+pub use self::relay::{
+    HookUrl, Outbox, OutboxUrl, Relay, RelayConfig, SentHeader, SinkName, SinkUrl, Streams, Timing,
+    Webhook,
+};
 pub use self::section::Effective;
 use self::section::Reader;
 pub use self::sources::Sources;
@@ -65,6 +70,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[log]`: what is written to standard error.
     pub log: Log,
+    /// `[relay]`: what `onlyonce relay` does, where anything is written there. `serve` only checks it.
+    pub relay: Option<Relay>,
     /// Every setting in force, in the order of the sections.
     pub effective: Vec<Effective>,
 }
@@ -85,6 +92,9 @@ impl Config {
         // After `policy`: a `deadline` under the wrong section is most likely that one.
         let cache = Cache::read(reader.section("cache"));
         let log = Log::read(reader.section("log"));
+        let with_relay = reader.is_written("relay");
+        let keys = relay::Keys::read(reader.section("relay"));
+        let relay = with_relay.then(|| keys.relay(&reader, &store)).flatten();
         for (key, message) in policy.contradictions() {
             reader.fault(key, message);
         }
@@ -96,9 +106,10 @@ impl Config {
                            have onlyonce listen elsewhere (--listen)";
             reader.fault("upstream.url", message);
         }
-        let (effective, Some(upstream)) = (reader.finish()?, upstream) else {
+        let (mut effective, Some(upstream)) = (reader.finish()?, upstream) else {
             unreachable!("an upstream that is not set is a fault")
         };
+        effective.retain(|setting| with_relay || !setting.key.starts_with("relay."));
         Ok(Self {
             listen,
             admin,
@@ -108,6 +119,7 @@ impl Config {
             policy,
             limits,
             log,
+            relay,
             effective,
         })
     }

@@ -65,6 +65,7 @@ use onlyonce::{BoxError, Deadline};
 pub use self::body::{ForwardBody, ForwardBodyError};
 pub use self::settings::{ForwardSettings, HostPolicy, InvalidUpstream, Upstream};
 pub use self::tls::TlsError;
+pub(crate) use self::tls::client_config;
 
 use self::body::Source;
 use self::connection::{Connection, SendError};

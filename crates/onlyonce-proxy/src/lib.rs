@@ -5,7 +5,8 @@
 //!
 //! A request comes in at the [`listener`], passes the guard ([`onlyonce::IdempotencyLayer`]) and is
 //! [forwarded](forward) at most once. [`config`] says how, [`store`] where records are kept, [`readiness`]
-//! and [`admin`] whether all of that works now.
+//! and [`admin`] whether all of that works now. [`relay`] is the other process that the binary can be: it
+//! publishes the events of an outbox.
 
 mod activity;
 pub mod admin;
@@ -17,13 +18,16 @@ mod demo;
 pub mod forward;
 pub mod headers;
 pub mod listener;
+mod outbox;
 mod problem;
 pub mod readiness;
 mod records;
+pub mod relay;
 pub mod signal;
 pub mod store;
 mod table;
 pub mod telemetry;
+mod text;
 mod upgrade;
 mod upkeep;
 pub mod workers;

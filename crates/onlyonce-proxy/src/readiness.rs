@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
+use crate::admin::Supervised;
 use crate::telemetry::causes;
 
 /// How long a verdict holds.
@@ -30,6 +31,8 @@ pub enum NotReady {
     Draining,
     /// Its store cannot take a claim.
     Store,
+    /// A relay's database does not do what it is asked.
+    Database,
 }
 
 /// Asks the store, and remembers the answer for a moment.
@@ -123,6 +126,17 @@ impl<S: Store> Readiness<S> {
             // Somebody else's record at our random id: the store answered, which is what was asked.
             Claimed::Present(_) => Ok(()),
         }
+    }
+}
+
+impl<S: Store> Supervised for Readiness<S> {
+    async fn ready(&self) -> Result<(), NotReady> {
+        self.check().await
+    }
+
+    /// There are none yet: each guarded request leaves a line in the log.
+    async fn metrics(&self) -> Option<String> {
+        None
     }
 }
 

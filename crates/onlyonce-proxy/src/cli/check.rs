@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::settings::ConfigArgs;
 use super::{Failure, print};
-use crate::config::Config;
+use crate::config::{Config, Effective, RelayConfig};
 use crate::table::{Align, Table};
 
 #[derive(Debug, Args)]
@@ -15,20 +15,36 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(&self) -> Result<(), Failure> {
-        let config = Config::load(self.config.sources())?;
-        print(&summary(&config));
+        let sources = self.config.sources();
+        // A file that says what to relay, and not what to guard, is a relay's alone.
+        if sources.has_section("relay") && !sources.has_section("upstream") {
+            let config = RelayConfig::load(sources)?;
+            print(&summary(&config.effective, &config.relay.warnings()));
+            return Ok(());
+        }
+        let config = Config::load(sources)?;
+        let mut text = summary(&config.effective, &config.warnings());
+        let identity = config.identity();
+        if !identity.is_empty() {
+            text.push_str(&format!(
+                "warning: {} decide which requests are the same: to change them on a running service starts new \
+                 keys, and a retry that crosses the change executes again\n",
+                identity.join(", "),
+            ));
+        }
+        print(&text);
         Ok(())
     }
 }
 
 /// Every setting in force and where it was set, and what is worth a second look.
-fn summary(config: &Config) -> String {
+fn summary(effective: &[Effective], warnings: &[&str]) -> String {
     let mut table = Table::new([
         ("SETTING", Align::Left),
         ("VALUE", Align::Left),
         ("FROM", Align::Left),
     ]);
-    for setting in &config.effective {
+    for setting in effective {
         let origin = setting.origin.as_ref();
         table.row([
             setting.key.clone(),
@@ -37,16 +53,8 @@ fn summary(config: &Config) -> String {
         ]);
     }
     let mut text = format!("{table}\nno faults\n");
-    for warning in config.warnings() {
+    for warning in warnings {
         text.push_str(&format!("warning: {warning}\n"));
-    }
-    let identity = config.identity();
-    if !identity.is_empty() {
-        text.push_str(&format!(
-            "warning: {} decide which requests are the same: to change them on a running service starts new \
-             keys, and a retry that crosses the change executes again\n",
-            identity.join(", "),
-        ));
     }
     text
 }

@@ -8,7 +8,7 @@ use onlyonce::store::operator::Resolution;
 use onlyonce::{RecordId, StoredState};
 
 use super::settings::StoreArgs;
-use super::{Failure, print, runtime};
+use super::{Failure, runtime, say};
 use crate::records::{self, Outcome, Output};
 use crate::store::ChosenStore;
 
@@ -157,12 +157,7 @@ impl Shared {
             let store = ChosenStore::existing(&settings).await?;
             action(store, output).await.map_err(Failure::failed)
         })?;
-        print(&outcome.printed);
-        if outcome.refusals.is_empty() {
-            Ok(())
-        } else {
-            Err(Failure::Failed(outcome.refusals.join("\n").into()))
-        }
+        say(&outcome)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::config::{Sources, Store};
+use crate::config::{Outbox, Sources, Store};
 
 use super::Failure;
 
@@ -41,10 +41,45 @@ pub(super) struct StoreArgs {
 
 impl StoreArgs {
     pub(super) fn load(&self) -> Result<Store, Failure> {
-        let mut sources = self.config.sources();
-        if let Some(url) = &self.store {
-            sources.flag("--store", "store.url", url);
-        }
-        Ok(Store::load(sources)?)
+        load_store(&self.config, self.store.as_deref())
     }
+}
+
+/// The outbox that a command works on.
+#[derive(Debug, Args)]
+pub(super) struct OutboxArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Where the outbox is: `postgres://…` [default: the store's, where that is Postgres]
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
+}
+
+impl OutboxArgs {
+    pub(super) fn load(&self) -> Result<Outbox, Failure> {
+        load_outbox(&self.config, self.database.as_deref(), None)
+    }
+}
+
+pub(super) fn load_store(config: &ConfigArgs, store: Option<&str>) -> Result<Store, Failure> {
+    let mut sources = config.sources();
+    if let Some(url) = store {
+        sources.flag("--store", "store.url", url);
+    }
+    Ok(Store::load(sources)?)
+}
+
+pub(super) fn load_outbox(
+    config: &ConfigArgs,
+    database: Option<&str>,
+    store: Option<&str>,
+) -> Result<Outbox, Failure> {
+    let mut sources = config.sources();
+    if let Some(url) = store {
+        sources.flag("--store", "store.url", url);
+    }
+    if let Some(url) = database {
+        sources.flag("--database", "relay.database", url);
+    }
+    Ok(Outbox::load(sources)?)
 }

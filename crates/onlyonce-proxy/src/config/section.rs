@@ -48,6 +48,20 @@ impl Reader {
         Section { reader: self, name }
     }
 
+    /// Whether anything is written in a section that was not read yet.
+    pub(crate) fn is_written(&self, section: &str) -> bool {
+        let ours = |key: &String| key.split('.').next() == Some(section);
+        self.entries.borrow().keys().any(ours)
+    }
+
+    /// Reports that a key which was read is not set. One that is set but wrong has been reported already.
+    pub(crate) fn missing(&self, key: &str, message: &str) {
+        let unset = |asked: &Effective| asked.key == key && asked.origin.is_none();
+        if self.asked.borrow().iter().any(unset) {
+            self.fault(key, message);
+        }
+    }
+
     /// Reports a fault of a key that was read: with others it makes no sense, for instance.
     pub(crate) fn fault(&self, key: &str, message: impl Into<String>) {
         let origin = self
@@ -125,15 +139,8 @@ impl Section<'_> {
     /// The value of a key that must be set; `None` is a fault, reported with `missing`.
     pub(crate) fn required<T: Setting>(self, key: &'static str, missing: &str) -> Option<T> {
         let value = self.read(key, None);
-        let key = format!("{}.{key}", self.name);
-        let asked = self.reader.asked.borrow();
-        // A value that is set but wrong has been reported already.
-        if asked
-            .iter()
-            .any(|asked| asked.key == key && asked.origin.is_none())
-        {
-            self.reader.fault(&key, missing);
-        }
+        self.reader
+            .missing(&format!("{}.{key}", self.name), missing);
         value
     }
 

@@ -143,6 +143,21 @@ impl Sources {
             .retain(|fault| fault.key.as_deref().is_none_or(ours));
     }
 
+    /// Leaves out these sections, faults included: another command's. What is in no section that anybody knows
+    /// stays, and is a fault.
+    pub(crate) fn leave_sections(&mut self, sections: &[&str]) {
+        let theirs = |key: &str| key.split('.').next().is_some_and(|s| sections.contains(&s));
+        self.entries.retain(|key, _| !theirs(key));
+        self.faults
+            .retain(|fault| !fault.key.as_deref().is_some_and(theirs));
+    }
+
+    /// Whether anything is written in a section.
+    pub(crate) fn has_section(&self, section: &str) -> bool {
+        let ours = |key: &String| key.split('.').next() == Some(section);
+        self.entries.keys().any(ours)
+    }
+
     /// What was found wrong so far, as an error.
     pub(crate) fn finish(faults: Vec<Fault>) -> Result<(), Faults> {
         if faults.is_empty() {

@@ -186,12 +186,15 @@ fn the_reference_has_every_key_and_its_default() {
     }
 }
 
-/// Nothing prints a password: not a value in force, not `Debug`.
+/// Nothing prints a password, or what signs: not a value in force, not `Debug`.
 #[test]
-fn the_database_password_is_never_shown() {
+fn no_secret_of_the_reference_is_ever_shown() {
     let config = Config::load(sources(REFERENCE, &[], &[])).expect("no faults");
-    assert!(REFERENCE.contains("secret"));
-    assert!(!format!("{config:?}").contains("secret"));
+    let shown = format!("{config:?}");
+    for secret in ["s3cret", "whsec_"] {
+        assert!(REFERENCE.contains(secret));
+        assert!(!shown.contains(secret), "{secret}");
+    }
 }
 
 #[test]

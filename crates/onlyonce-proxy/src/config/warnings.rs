@@ -4,7 +4,7 @@ use onlyonce::policy::OnStoreFailure;
 use onlyonce::scope::PrincipalSource;
 use onlyonce::store::OnUnknown;
 
-use super::{Config, Recorded, StoreUrl};
+use super::{Config, Recorded, Relay, StoreUrl};
 
 /// Settings that decide which requests are the same: changing one starts new keys.
 const IDENTITY: [&str; 4] = [
@@ -48,7 +48,8 @@ impl Config {
             ),
         ];
         let met = conditions.into_iter().filter(|(met, _)| *met);
-        met.map(|(_, warning)| warning).collect()
+        let relay = self.relay.iter().flat_map(Relay::warnings);
+        met.map(|(_, warning)| warning).chain(relay).collect()
     }
 
     /// The settings written somewhere that decide which requests are the same. To change them on a

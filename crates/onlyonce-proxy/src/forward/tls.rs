@@ -39,6 +39,11 @@ pub enum TlsError {
 
 /// A connector that verifies against the authorities in `ca_file`, else the system's.
 pub(crate) fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, TlsError> {
+    Ok(TlsConnector::from(Arc::new(client_config(ca_file)?)))
+}
+
+/// A client that verifies against the authorities in `ca_file`, else the system's.
+pub(crate) fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, TlsError> {
     let roots = match ca_file {
         Some(path) => roots_of_file(path)?,
         None => roots_of_system()?,
@@ -49,7 +54,7 @@ pub(crate) fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, TlsError
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsConnector::from(Arc::new(config)))
+    Ok(config)
 }
 
 fn roots_of_file(path: &Path) -> Result<RootCertStore, TlsError> {

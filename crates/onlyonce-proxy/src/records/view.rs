@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::Output;
 use crate::table::{Align, Table};
+use crate::text::{hex, json, printable};
 
 /// A record in JSON.
 #[derive(Debug, Serialize)]
@@ -238,26 +239,6 @@ fn lines(stored: &StoredResponse) -> Vec<[String; 2]> {
     stored.headers.iter().map(line).collect()
 }
 
-/// Without control characters, which could make a terminal do things.
-fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() && c != '\n' && c != '\t' {
-            shown.extend(c.escape_default());
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 /// RFC 3339 in UTC, to the microsecond.
 fn time(moment: Timestamp) -> String {
     jiff::Timestamp::from_microsecond(moment.as_micros()).map_or_else(
@@ -272,9 +253,4 @@ fn to_the_second(moment: Timestamp) -> String {
     const SECOND: i64 = 1_000_000;
     let micros = moment.as_micros();
     time(Timestamp::from_micros(micros - micros.rem_euclid(SECOND)))
-}
-
-fn json(value: &impl Serialize) -> String {
-    // Maps with odd keys are what fails here, and there are none.
-    serde_json::to_string_pretty(value).map_or_else(|error| error.to_string(), |text| text + "\n")
 }

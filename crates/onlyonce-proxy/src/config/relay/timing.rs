@@ -1,0 +1,136 @@
+//! How fast, how often and how long: the settings of [`RelayOptions`], and which key each contradiction is of.
+
+use std::time::Duration;
+
+use onlyonce_outbox::{OnDead, RelayOptions, Start};
+
+use super::SinkUrl;
+use crate::config::listen::in_memory;
+use crate::config::section::Section;
+use crate::config::value::choice;
+
+/// Long enough to be in nobody's way.
+const LONG: Duration = Duration::from_secs(u32::MAX as u64);
+const SHORT: Duration = Duration::from_millis(1);
+
+/// A relay's times and sizes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timing {
+    /// For how long a shard belongs to a relay that gives no sign of life.
+    pub lease: Duration,
+    /// How long the sink may take for a batch.
+    pub publish_timeout: Duration,
+    /// How many batches are under way at the same time.
+    pub concurrency: u32,
+    /// How many events are read at a time.
+    pub page: u32,
+    /// The wait after a first failure; by the kind of sink where unset.
+    pub retry_base: Option<Duration>,
+    /// The longest wait between two tries; by the kind of sink where unset.
+    pub retry_max: Option<Duration>,
+    /// An event that has failed for so long is dead.
+    pub max_age: Duration,
+    /// What becomes of a key whose event died.
+    pub on_dead: OnDead,
+    /// Where a sink starts that the database does not know yet.
+    pub start: Start,
+    /// How long events are kept after every sink has passed them; for ever where zero.
+    pub retention: Duration,
+    /// For how long receivers know repetitions.
+    pub dedupe_window: Option<Duration>,
+}
+
+choice!(OnDead { "block" => OnDead::Block, "skip" => OnDead::Skip });
+choice!(Start { "earliest" => Start::Earliest, "latest" => Start::Latest });
+
+impl Timing {
+    pub(super) fn read(section: Section<'_>) -> Self {
+        Self {
+            lease: section.above_zero("lease", Duration::from_secs(15)),
+            publish_timeout: section.above_zero("publish-timeout", Duration::from_secs(5)),
+            concurrency: section.above_zero("concurrency", 8),
+            page: section.above_zero("page", 1_000),
+            retry_base: section.optional("retry-base"),
+            retry_max: section.optional("retry-max"),
+            max_age: section.above_zero("max-age", Duration::from_secs(24 * 3_600)),
+            on_dead: section.get("on-dead", OnDead::Block),
+            start: section.get("start", Start::Earliest),
+            retention: section.get("retention", Duration::from_secs(7 * 24 * 3_600)),
+            dedupe_window: section.optional("dedupe-window"),
+        }
+    }
+
+    /// The settings as the relay takes them.
+    pub fn options(&self, sink: &SinkUrl) -> RelayOptions {
+        let (base, max) = self.retry(Some(sink));
+        let options = RelayOptions::default()
+            .lease(self.lease)
+            .publish_timeout(self.publish_timeout)
+            .concurrency(in_memory(self.concurrency))
+            .page(self.page)
+            .retry(base, max)
+            .max_age(self.max_age)
+            .on_dead(self.on_dead)
+            .start(self.start)
+            .retention(self.kept());
+        match self.dedupe_window {
+            Some(window) => options.receivers_remember(window),
+            None => options,
+        }
+    }
+
+    /// An endpoint is left alone for longer than a broker: it is somebody else's, and comes back by hand.
+    fn retry(&self, sink: Option<&SinkUrl>) -> (Duration, Duration) {
+        let (base, max) = match sink {
+            Some(SinkUrl::Webhook(_)) => (Duration::from_secs(1), Duration::from_secs(3_600)),
+            _ => (Duration::from_millis(100), Duration::from_secs(30)),
+        };
+        (
+            self.retry_base.unwrap_or(base),
+            self.retry_max.unwrap_or(max),
+        )
+    }
+
+    fn kept(&self) -> Option<Duration> {
+        Some(self.retention).filter(|retention| !retention.is_zero())
+    }
+
+    /// What cannot all hold, by the relay's own rules: each is asked about alone, to name its key.
+    pub(super) fn contradictions(&self, sink: Option<&SinkUrl>) -> Vec<(&'static str, String)> {
+        let (base, max) = self.retry(sink);
+        let alone = || {
+            RelayOptions::default()
+                .max_age(LONG)
+                .publish_timeout(SHORT)
+                .lease(LONG)
+        };
+        let mut questions = vec![
+            (
+                "relay.publish-timeout",
+                alone()
+                    .lease(self.lease)
+                    .publish_timeout(self.publish_timeout),
+            ),
+            ("relay.retry-max", alone().retry(base, max)),
+            (
+                "relay.max-age",
+                alone().max_age(self.max_age).retry(SHORT, max.max(SHORT)),
+            ),
+            ("relay.retention", alone().retention(self.kept())),
+        ];
+        if let Some(window) = self.dedupe_window {
+            let tries = alone().max_age(self.max_age).lease(self.lease);
+            questions.push((
+                "relay.dedupe-window",
+                tries.retry(SHORT, SHORT).receivers_remember(window),
+            ));
+        }
+        let asked = questions.into_iter();
+        // The rules have the names of the library.
+        let found = asked.filter_map(|(key, options)| {
+            let error = options.validate().err()?;
+            Some((key, error.to_string().replace('_', "-")))
+        });
+        found.collect()
+    }
+}

@@ -1,0 +1,6 @@
+//! `onlyonce relay` and `onlyonce outbox` as processes, on a Postgres, to real receivers.
+
+mod fixture;
+mod operator;
+mod process;
+mod settings;
