@@ -30,6 +30,7 @@ pub(crate) struct Charge {
 pub(crate) struct Load {
     clients: JoinSet<Vec<Charge>>,
     stop: Arc<AtomicBool>,
+    told: Arc<AtomicUsize>,
 }
 
 /// Every charge gets an answer of its own, so that a second execution shows in the bytes too.
@@ -46,14 +47,27 @@ impl Load {
     /// So many clients, each going round the proxies whose addresses are the newest.
     pub(crate) fn start(clients: usize, proxies: &watch::Receiver<Vec<SocketAddr>>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
         for number in 0..clients {
-            tasks.spawn(client(number, proxies.clone(), Arc::clone(&stop)));
+            let charges = client(
+                number,
+                proxies.clone(),
+                Arc::clone(&stop),
+                Arc::clone(&told),
+            );
+            tasks.spawn(charges);
         }
         Self {
             clients: tasks,
             stop,
+            told,
         }
+    }
+
+    /// How many successes clients were told of so far.
+    pub(crate) fn told(&self) -> usize {
+        self.told.load(Ordering::Relaxed)
     }
 
     /// Lets every client finish the key it is at.
@@ -72,6 +86,7 @@ async fn client(
     number: usize,
     proxies: watch::Receiver<Vec<SocketAddr>>,
     stop: Arc<AtomicBool>,
+    told: Arc<AtomicUsize>,
 ) -> Vec<Charge> {
     let mut charges = Vec::new();
     while !stop.load(Ordering::Relaxed) {
@@ -85,6 +100,7 @@ async fn client(
             match try_post(addr, &key).await {
                 Some(answer) if answer.status == 201 => {
                     success = Some(answer);
+                    told.fetch_add(1, Ordering::Relaxed);
                     break;
                 }
                 Some(answer) => assert_is_honest(&answer),
