@@ -7,6 +7,7 @@
 //! is not ready meanwhile. Tables that are missing are one: waiting does not help.
 
 mod metrics;
+mod piped;
 mod sink;
 mod vitals;
 
@@ -28,6 +29,10 @@ use crate::config::{Outbox, OutboxUrl, Relay, RelayConfig};
 use crate::forward::TlsError;
 use crate::listener::ListenError;
 
+/// What others have to wait for.
+const LATER: &str =
+    "what was under way comes again, and the shards are free when their leases lapse";
+
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// How long a statement of a migration may take.
@@ -39,6 +44,8 @@ pub struct RelayApp {
     settings: Relay,
     relay: onlyonce_outbox::Relay<ChosenSink>,
     admin: Option<(Admin, SocketAddr)>,
+    /// Cancelled where standard output is the sink, and its reader has left.
+    closed: CancellationToken,
 }
 
 /// Why the process does not relay.
@@ -60,6 +67,9 @@ pub enum RelayError {
     /// The outbox can never work.
     #[error(transparent)]
     Outbox(OutboxError),
+    /// Standard output is the sink, and whoever read it has left.
+    #[error("nobody reads standard output any more")]
+    Closed,
     /// A second signal came while events were under way.
     #[error("stopped at once by a second {0}; what was under way comes again")]
     Interrupted(&'static str),
@@ -96,7 +106,8 @@ impl RelayApp {
         for warning in settings.warnings() {
             warn!("{warning}");
         }
-        let sink = ChosenSink::open(&settings)?;
+        let closed = CancellationToken::new();
+        let sink = ChosenSink::open(&settings, closed.clone())?;
         let options = settings.timing.options(&settings.sink);
         let connector = settings.outbox.connector();
         let relay = onlyonce_outbox::Relay::new(connector, sink, options);
@@ -108,6 +119,7 @@ impl RelayApp {
             relay: relay.map_err(RelayError::Sink)?,
             settings,
             admin,
+            closed,
         })
     }
 
@@ -120,7 +132,7 @@ impl RelayApp {
     /// shards to others. Returns when that is done, or the time for it is over.
     ///
     /// # Errors
-    /// Where `signal` returns a second time, or the outbox's tables are missing.
+    /// Where `signal` returns a second time, the outbox's tables are missing, or nobody reads standard output.
     pub async fn run(
         self,
         mut signal: impl AsyncFnMut() -> &'static str,
@@ -129,6 +141,7 @@ impl RelayApp {
             settings,
             relay,
             admin,
+            closed,
         } = self;
         let vitals = Arc::new(Vitals::new(&settings, relay.monitor()));
         let stop = CancellationToken::new();
@@ -139,29 +152,32 @@ impl RelayApp {
             result.map_err(|source| RelayError::Outbox(OutboxError { url, source }))
         };
         info!(name = %settings.name, sink = %settings.sink, database = %settings.outbox.url, "relaying");
-        tokio::select! {
+        let outcome = tokio::select! {
             result = &mut running => return ended(result),
             never = &mut beside => match never {},
-            name = signal() => info!(signal = name, "draining"),
-        }
+            () = closed.cancelled() => Err(RelayError::Closed),
+            name = signal() => {
+                info!(signal = name, "draining");
+                Ok(())
+            }
+        };
         vitals.drain();
         stop.cancel();
         tokio::select! {
             result = &mut running => {
                 ended(result)?;
-                info!("drained; the shards are free");
-                Ok(())
+                // Where the database was away, there was nobody to hand over to.
+                if vitals.works() {
+                    info!("drained; the shards are free");
+                } else {
+                    warn!("stopped while the database is away; {LATER}");
+                }
             }
             never = &mut beside => match never {},
-            name = signal() => Err(RelayError::Interrupted(name)),
-            () = sleep(settings.drain) => {
-                warn!(
-                    "the time to drain is over: what was under way comes again, and the shards are free when \
-                     their leases lapse"
-                );
-                Ok(())
-            }
+            name = signal() => return Err(RelayError::Interrupted(name)),
+            () = sleep(settings.drain) => warn!("the time to drain is over; {LATER}"),
         }
+        outcome
     }
 }
 

@@ -4,25 +4,30 @@ use std::time::Duration;
 
 use onlyonce_outbox::sinks::{RedisStreams, Stdout, Webhook};
 use onlyonce_outbox::{Ack, Envelope, Sink, SinkError};
+use tokio_util::sync::CancellationToken;
 
 use super::RelayError;
+use super::piped::Piped;
 use crate::config::{self, HookUrl, Relay, SinkUrl};
 use crate::forward::client_config;
 
 /// One of the sinks there are.
 #[derive(Debug)]
 pub(super) enum ChosenSink {
-    Stdout(Stdout),
+    Stdout(Stdout<Piped>),
     Webhook(Webhook),
     Redis(RedisStreams),
 }
 
 impl ChosenSink {
-    /// The sink, not connected yet.
-    pub(super) fn open(settings: &Relay) -> Result<Self, RelayError> {
+    /// The sink, not connected yet. `closed` is cancelled when nobody reads standard output any more.
+    pub(super) fn open(settings: &Relay, closed: CancellationToken) -> Result<Self, RelayError> {
         let name = settings.name.as_str();
         Ok(match &settings.sink {
-            SinkUrl::Stdout => Self::Stdout(Stdout::new(&settings.source).named(name)),
+            SinkUrl::Stdout => {
+                let out = Piped::new(closed);
+                Self::Stdout(Stdout::to(out, &settings.source).named(name))
+            }
             SinkUrl::Webhook(url) => Self::Webhook(webhook(settings, url)?.named(name)),
             SinkUrl::Redis(url) => {
                 let redis = RedisStreams::to(url.expose(), &settings.source);

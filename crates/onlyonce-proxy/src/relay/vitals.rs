@@ -56,6 +56,11 @@ impl Vitals {
         self.draining.store(true, Ordering::SeqCst);
     }
 
+    /// Whether its last look at the database went well.
+    pub(super) fn works(&self) -> bool {
+        self.works.load(Ordering::SeqCst)
+    }
+
     /// Compares the counts for as long as the process runs.
     pub(super) async fn watch(&self) -> Infallible {
         let mut before = self.monitor.stats();
@@ -107,7 +112,7 @@ impl Supervised for Vitals {
     async fn ready(&self) -> Result<(), NotReady> {
         if self.draining.load(Ordering::SeqCst) {
             Err(NotReady::Draining)
-        } else if self.works.load(Ordering::SeqCst) {
+        } else if self.works() {
             Ok(())
         } else {
             Err(NotReady::Database)

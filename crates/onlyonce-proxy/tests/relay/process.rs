@@ -290,6 +290,33 @@ async fn a_database_that_is_away_is_waited_for() {
     cluster.stop_immediate().expect("stopped");
     readiness(503).await;
     assert!(relay.terminate().await.success());
+    relay.logged("stopped while the database is away").await;
+}
+
+/// `onlyonce relay --sink stdout: | head -1` comes to an end.
+#[tokio::test]
+async fn a_reader_that_leaves_ends_it() {
+    let mut shop = Shop::new().await;
+    let launch = shop.relay("stdout:").under([
+        "sh",
+        "-c",
+        "{ timeout 60 \"$0\" \"$@\"; echo \"ended with $?\" >&2; } | head -n 1",
+    ]);
+    let relay = launch.spawn();
+    let first = payment("a", 1);
+    shop.commit(std::slice::from_ref(&first)).await;
+    relay.logged(&first.event_id().to_string()).await;
+    for number in 2..=3 {
+        shop.commit(&[payment("a", number)]).await;
+    }
+    relay.logged("nobody reads standard output any more").await;
+    relay.logged("ended with 1").await;
+    // What nobody read is still there, and so are the shards for another.
+    let status = shop.json(&["status"]).await;
+    let sink = &status["sinks"][0];
+    assert_eq!(sink["shards_owned"], 0, "{status}");
+    let there = ["undelivered", "retrying", "behind"].map(|state| sink[state].as_u64());
+    assert!(there.iter().flatten().sum::<u64>() > 0, "{status}");
 }
 
 #[tokio::test]
