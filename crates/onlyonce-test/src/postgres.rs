@@ -17,6 +17,7 @@
 //! ```
 
 mod account;
+pub mod ask;
 mod binaries;
 mod cluster;
 mod database;

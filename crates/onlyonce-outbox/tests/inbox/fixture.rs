@@ -1,5 +1,6 @@
 //! A database of a test's own, with the inbox's tables and a ledger in it.
 
+pub(crate) use onlyonce_test::postgres::ask::{eventually, run, value, waiting};
 use std::time::Duration;
 
 use onlyonce_outbox::inbox::{self, Inbox, Message, Options, Outcome, ProcessError};
@@ -8,7 +9,7 @@ use onlyonce_test::fault::PgFault;
 use onlyonce_test::pgbouncer::PgBouncer;
 use onlyonce_test::postgres::Database;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Row, raw_sql};
+use sqlx::{AssertSqlSafe, raw_sql};
 use uuid::Uuid;
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
@@ -126,41 +127,4 @@ pub(crate) async fn apply(inbox: &Inbox, message: &Message) -> Processed {
 pub(crate) async fn enter(tx: &mut PgConnection, message: &Message) -> Result<(), sqlx::Error> {
     let insert = format!("insert into ledger (message) values ('{}')", message.id());
     raw_sql(AssertSqlSafe(insert)).execute(tx).await.map(drop)
-}
-
-pub(crate) async fn run(connection: &mut PgConnection, statements: &str) {
-    raw_sql(AssertSqlSafe(statements.to_owned()))
-        .execute(connection)
-        .await
-        .unwrap();
-}
-
-/// The first column of the first row.
-pub(crate) async fn value<T>(connection: &mut PgConnection, query: &str) -> T
-where
-    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
-{
-    raw_sql(AssertSqlSafe(query.to_owned()))
-        .fetch_one(connection)
-        .await
-        .unwrap()
-        .get(0)
-}
-
-/// Waits until a query answers `true`.
-pub(crate) async fn eventually(connection: &mut PgConnection, what: &str, query: &str) {
-    let wait = async {
-        while !value::<bool>(connection, query).await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    within(what, wait).await;
-}
-
-/// Whether so many backends of this database wait for a lock.
-pub(crate) fn waiting(backends: u32) -> String {
-    format!(
-        "select count(*) = {backends} from pg_stat_activity \
-         where datname = current_database() and wait_event_type = 'Lock'"
-    )
 }

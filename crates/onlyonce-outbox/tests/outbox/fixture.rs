@@ -1,13 +1,12 @@
 //! A database of a test's own, with the outbox's tables in it.
 
-use std::time::Duration;
+pub(crate) use onlyonce_test::postgres::ask::{eventually, run, value, waiting};
 
 use onlyonce_outbox::{Connector, migrate};
-use onlyonce_test::event::within;
 use onlyonce_test::pgbouncer::PgBouncer;
 use onlyonce_test::postgres::{Database, Server};
+use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{AssertSqlSafe, ConnectOptions, Row, raw_sql};
 
 /// A database with tables, which can be reached through a pooler too.
 pub(crate) struct Postgres {
@@ -64,41 +63,4 @@ impl Postgres {
             }
         }
     }
-}
-
-pub(crate) async fn run(connection: &mut PgConnection, statements: &str) {
-    raw_sql(AssertSqlSafe(statements.to_owned()))
-        .execute(connection)
-        .await
-        .unwrap();
-}
-
-/// The first column of the first row.
-pub(crate) async fn value<T>(connection: &mut PgConnection, query: &str) -> T
-where
-    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
-{
-    raw_sql(AssertSqlSafe(query.to_owned()))
-        .fetch_one(connection)
-        .await
-        .unwrap()
-        .get(0)
-}
-
-/// Waits until a query answers `true`.
-pub(crate) async fn eventually(connection: &mut PgConnection, what: &str, query: &str) {
-    let wait = async {
-        while !value::<bool>(connection, query).await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    within(what, wait).await;
-}
-
-/// Whether so many backends of this database wait for a lock.
-pub(crate) fn waiting(backends: u32) -> String {
-    format!(
-        "select count(*) = {backends} from pg_stat_activity \
-         where datname = current_database() and wait_event_type = 'Lock'"
-    )
 }

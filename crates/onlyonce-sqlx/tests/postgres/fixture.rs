@@ -4,17 +4,17 @@
 //! in another schema is found instead; this one adds what the test says. So days pass for every statement
 //! at once, partitions run out as they would, and no row is touched.
 
+pub(crate) use onlyonce_test::postgres::ask::{eventually, run, value, waiting};
 use std::time::Duration;
 
 use onlyonce::RecordId;
 use onlyonce_sqlx::PostgresStore;
 use onlyonce_sqlx::postgres::Settings;
 use onlyonce_test::conformance::Fixture;
-use onlyonce_test::event::within;
 use onlyonce_test::pgbouncer::PgBouncer;
 use onlyonce_test::postgres::{Database, Server};
+use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{AssertSqlSafe, ConnectOptions, Row, raw_sql};
 use tokio::sync::Mutex;
 
 /// Two stores on one database.
@@ -86,43 +86,6 @@ pub(crate) fn settings(url: &str) -> Settings {
 pub(crate) async fn connect(url: &str) -> PgConnection {
     let options: PgConnectOptions = url.parse().unwrap();
     options.extra_float_digits(None).connect().await.unwrap()
-}
-
-pub(crate) async fn run(connection: &mut PgConnection, statements: &str) {
-    raw_sql(AssertSqlSafe(statements.to_owned()))
-        .execute(connection)
-        .await
-        .unwrap();
-}
-
-/// The first column of the first row.
-pub(crate) async fn value<T>(connection: &mut PgConnection, query: &str) -> T
-where
-    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
-{
-    raw_sql(AssertSqlSafe(query.to_owned()))
-        .fetch_one(connection)
-        .await
-        .unwrap()
-        .get(0)
-}
-
-/// Waits until a query answers `true`.
-pub(crate) async fn eventually(connection: &mut PgConnection, what: &str, query: &str) {
-    let wait = async {
-        while !value::<bool>(connection, query).await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    within(what, wait).await;
-}
-
-/// Whether so many backends of this database wait for a lock.
-pub(crate) fn waiting(backends: u32) -> String {
-    format!(
-        "select count(*) = {backends} from pg_stat_activity \
-         where datname = current_database() and wait_event_type = 'Lock'"
-    )
 }
 
 /// Drops the partitions of all days.
