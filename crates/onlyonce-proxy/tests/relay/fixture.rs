@@ -36,9 +36,7 @@ impl Shop {
 
     /// Events in one transaction.
     pub(crate) async fn commit(&mut self, events: &[Event]) {
-        let mut tx = self.connection.begin().await.expect("begun");
-        append(&mut tx, events, None).await.expect("appended");
-        tx.commit().await.expect("committed");
+        commit(&mut self.connection, events).await;
     }
 
     /// A relay to a sink by the name of `hooks`, which is quick to try again.
@@ -83,6 +81,13 @@ impl Shop {
         })
         .await
     }
+}
+
+/// Events in one transaction.
+pub(crate) async fn commit(connection: &mut PgConnection, events: &[Event]) {
+    let mut tx = connection.begin().await.expect("begun");
+    append(&mut tx, events, None).await.expect("appended");
+    tx.commit().await.expect("committed");
 }
 
 pub(crate) fn relay(database: &str, sink: &str) -> Launch {

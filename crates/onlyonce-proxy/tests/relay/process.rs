@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use onlyonce_outbox::standard_webhooks::{ID, SIGNATURE, Secret, TIMESTAMP, Verifier};
 use onlyonce_test::event::{Gate, within};
+use onlyonce_test::pgbouncer::PgBouncer;
 use onlyonce_test::postgres::{Cluster, Database, find_bin_dirs};
 use onlyonce_test::process::{Launch, Signal};
 use onlyonce_test::redis;
 use onlyonce_test::upstream::{Legacy, Reply};
 use serde_json::Value;
 
-use crate::fixture::{Shop, field, get, lines, number, payment, received, relay};
+use crate::fixture::{Shop, commit, field, get, lines, number, payment, received, relay};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -291,6 +292,45 @@ async fn a_database_that_is_away_is_waited_for() {
     readiness(503).await;
     assert!(relay.terminate().await.success());
     relay.logged("stopped while the database is away").await;
+}
+
+/// Relay, operators and migrations find the same outbox behind a pooler, said in the settings or in the URL.
+#[tokio::test]
+async fn a_pooler_in_transaction_mode_may_be_in_between() {
+    let database = Database::fresh().await;
+    let bouncer = PgBouncer::start(database.port(), 4).expect("a PgBouncer of our own");
+    let url = database.url_at(bouncer.port());
+    let pooled = |launch: Launch| launch.env("ONLYONCE__RELAY__POOLER", "true");
+    let migrate = pooled(Launch::of(["migrate", "--outbox", "--database", &url]));
+    let output = migrate.output().await;
+    assert!(output.status.success(), "{output:?}");
+    let mut relay = pooled(relay(&url, "stdout:")).spawn();
+    let mut connection = database.connect().await;
+    let event = payment("a", 1);
+    commit(&mut connection, std::slice::from_ref(&event)).await;
+    relay.logged(&event.event_id().to_string()).await;
+
+    let said = format!("{url}?pooler=transaction");
+    for args in [
+        &["outbox", "status"][..],
+        &["outbox", "dead", "list", "--sink", "hooks"],
+        &["outbox", "dead", "redrive", "--sink", "hooks", "--all"],
+        &[
+            "outbox",
+            "replay",
+            "--sink",
+            "hooks",
+            "--from-sequence",
+            "1",
+        ],
+    ] {
+        let launch = args
+            .iter()
+            .fold(Launch::of([]), |launch, arg| launch.arg(arg));
+        let output = launch.arg("--database").arg(&said).output().await;
+        assert!(output.status.success(), "{args:?}: {output:?}");
+    }
+    assert!(relay.terminate().await.success());
 }
 
 /// `onlyonce relay --sink stdout: | head -1` comes to an end.
