@@ -1,6 +1,7 @@
 //! What was to be reached, and whether it was.
 
 use crate::layer;
+use crate::relay;
 use crate::results::{Results, Sample, Spread, count};
 use crate::subject::Subject;
 
@@ -39,8 +40,8 @@ use self::Measure::{Added, Commits, Full, Named, Ratio};
 use crate::subject::Subject::*;
 use crate::turns::{PGBENCH_P50, PRELOADED};
 
-/// The aims, as issue 3 set them.
-pub(crate) const AIMS: [Aim; 12] = [
+/// The aims, as issues 3 and 4 set them.
+pub(crate) const AIMS: [Aim; 14] = [
     Aim {
         text: "pass-through / nginx, 64 connections",
         bound: AtLeast(1.0),
@@ -100,6 +101,16 @@ pub(crate) const AIMS: [Aim; 12] = [
         text: "layer alone on the memory store: µs added to a fresh request",
         bound: AtMost(5.0),
         measure: Named("layer", layer::ADDED),
+    },
+    Aim {
+        text: "a handler's transaction with the layer / without, 64 connections",
+        bound: AtLeast(0.85),
+        measure: Ratio("same-transaction", SameTransaction, BareTransaction, 64),
+    },
+    Aim {
+        text: "events a second from the outbox to Redis Streams",
+        bound: AtLeast(20_000.0),
+        measure: Named("relay", relay::RATE),
     },
 ];
 

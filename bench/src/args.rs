@@ -6,7 +6,7 @@ use lexopt::prelude::*;
 
 pub(crate) const USAGE: &str = "\
 cargo xtask bench [--install] [--only CASE,…] [--rounds 5] [--seconds 5]
-    Measures, and writes docs/benchmarks.md with its plots. Takes about 25 minutes, during
+    Measures, and writes docs/benchmarks.md with its plots. Takes about 28 minutes, during
     which the machine should do nothing else. Each case's figures are kept in target/bench,
     so that cases can be measured one by one. --records says how many `full-tables` begins
     with (20000000, which takes some minutes and 20 GB of disk).
@@ -18,7 +18,8 @@ cargo xtask bench --smoke
 cargo xtask bench --list
     The names of the cases.
 
-Run directly, --program PATH is the `onlyonce` to measure; by default the one beside this.";
+Run directly, --program PATH is the `onlyonce` to measure, which has `onlyonce-bench-service`
+beside it; by default the one beside this.";
 
 /// What is asked for.
 #[derive(Debug)]

@@ -31,12 +31,14 @@ pub(crate) enum Beside {
     Memory,
     /// The layer by itself.
     Layer,
+    /// How fast a relay drains a backlog.
+    Relay,
 }
 
 const ALL: &[u32] = &[1, 16, 64, 256, 1024];
 
 /// All cases, in the order of the page.
-pub(crate) const CASES: [Case; 9] = [
+pub(crate) const CASES: [Case; 11] = [
     Case {
         name: "pass-through",
         title: "Requests that are not guarded",
@@ -96,6 +98,24 @@ pub(crate) const CASES: [Case; 9] = [
         connections: &[64],
         judged_at: &[],
         beside: Beside::Sweep,
+        smoke: true,
+    },
+    Case {
+        name: "same-transaction",
+        title: "A handler's own transaction, with and without the layer that guards it",
+        subjects: &[BareTransaction, SameTransaction],
+        connections: &[64],
+        judged_at: &[64],
+        beside: Beside::Nothing,
+        smoke: true,
+    },
+    Case {
+        name: "relay",
+        title: "A backlog of events, published to Redis Streams",
+        subjects: &[],
+        connections: &[],
+        judged_at: &[],
+        beside: Beside::Relay,
         smoke: true,
     },
     // After all that needs the disk: Postgres goes on writing these for a while.

@@ -23,6 +23,7 @@ mod page;
 mod peer;
 mod plot;
 mod preload;
+mod relay;
 mod results;
 mod servers;
 mod stand;

@@ -36,6 +36,10 @@ pub(crate) enum Subject {
     ReplayPostgres,
     /// Nine requests in ten repeat a key, records in Postgres.
     Storm,
+    /// A service of ours, whose handler writes in one transaction: no guard.
+    BareTransaction,
+    /// The same handler under `TransactionalLayer`, fresh keys.
+    SameTransaction,
 }
 
 /// The requests that a subject gets.
@@ -69,6 +73,8 @@ impl Subject {
             Self::ReplayRedis => "replay, Redis",
             Self::ReplayPostgres => "replay, Postgres",
             Self::Storm => "storm, 90 % duplicates",
+            Self::BareTransaction => "handler's transaction, bare",
+            Self::SameTransaction => "the same, with the layer",
         }
     }
 
@@ -85,7 +91,9 @@ impl Subject {
             | Self::Preloaded
             | Self::SweptPostgres
             | Self::SweptSqlite
-            | Self::Peer => Traffic::Fresh,
+            | Self::Peer
+            | Self::BareTransaction
+            | Self::SameTransaction => Traffic::Fresh,
         }
     }
 
@@ -93,6 +101,7 @@ impl Subject {
     pub(crate) fn target(self) -> &'static str {
         match self {
             Self::Peer => peer::TARGET,
+            Self::BareTransaction => "/bare",
             _ => "/charges",
         }
     }
@@ -107,7 +116,9 @@ impl Subject {
             | Self::ReplayProcess
             | Self::ReplayRedis
             | Self::ReplayPostgres
-            | Self::Storm => true,
+            | Self::Storm
+            | Self::BareTransaction
+            | Self::SameTransaction => true,
             Self::Nginx
             | Self::PassThrough
             | Self::Sqlite
@@ -115,6 +126,11 @@ impl Subject {
             | Self::Memory
             | Self::Peer => false,
         }
+    }
+
+    /// Whether it is the service itself, and has no other behind it.
+    pub(crate) fn is_the_service(self) -> bool {
+        matches!(self, Self::BareTransaction | Self::SameTransaction)
     }
 
     /// Whether records expire in its store while it is measured.

@@ -9,6 +9,7 @@ use crate::layer;
 use crate::machine::Machine;
 use crate::memory;
 use crate::preload;
+use crate::relay;
 use crate::results::{Figure, Outcome, Sample, Series, count, signed};
 use crate::servers::Servers;
 use crate::stand::Stand;
@@ -77,6 +78,7 @@ impl Case {
         let figures = match self.beside {
             Beside::Memory => memory::measure(servers, effort).await,
             Beside::Layer => layer::measure().await,
+            Beside::Relay => relay::measure(servers, effort).await,
             Beside::Nothing | Beside::TwoCommits | Beside::RecordSize | Beside::Sweep => {
                 Ok(Vec::new())
             }

@@ -21,14 +21,26 @@ pub(crate) async fn run(install: bool, args: &[OsString]) -> Result<(), Failure>
     steps.step("tools", needs).await?;
     let has = |names: &[&str]| args.iter().any(|arg| names.iter().any(|name| arg == name));
     let measured = if has(&["--smoke"]) {
-        let build = ["build", "--package=onlyonce-proxy", FEATURES];
-        let mut build = cargo(build);
-        steps.run("build what is measured", &mut build).await?;
+        let proxy = ["build", "--package=onlyonce-proxy", FEATURES];
+        let service = ["build", "--package=onlyonce-bench-service"];
+        steps
+            .run("build what is measured", &mut cargo(proxy))
+            .await?;
+        steps.run("build the service", &mut cargo(service)).await?;
         "debug"
     } else {
-        let mut build = cargo(["build", "--profile=dist", "--package=onlyonce-proxy"]);
+        // Each by itself: together they would be built with the features of both.
+        let proxy = ["build", "--profile=dist", "--package=onlyonce-proxy"];
+        let service = [
+            "build",
+            "--profile=dist",
+            "--package=onlyonce-bench-service",
+        ];
         if !has(&WITHOUT_BUILD) {
-            steps.run("build what is measured", &mut build).await?;
+            steps
+                .run("build what is measured", &mut cargo(proxy))
+                .await?;
+            steps.run("build the service", &mut cargo(service)).await?;
         }
         "dist"
     };

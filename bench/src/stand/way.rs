@@ -17,6 +17,9 @@ use crate::subject::Subject;
 /// As many connections are kept to the service behind as any case has clients; nginx does so too.
 const IDLE_CONNECTIONS: &str = "1024";
 
+/// The program of the package `bench/service`, beside the `onlyonce` that is measured.
+const SERVICE: &str = "onlyonce-bench-service";
+
 /// Running programs, which end when this is dropped, in this order.
 #[derive(Debug)]
 pub(super) struct Way {
@@ -52,6 +55,7 @@ impl Way {
         match subject {
             Subject::Nginx => way.processes.push(("nginx", servers.front.id())),
             Subject::Peer => way.start_peer(servers).await?,
+            _ if subject.is_the_service() => way.start_service(subject, servers).await?,
             _ => way.start_onlyonce(subject, servers).await?,
         }
         if let (Subject::Preloaded, Some(database)) = (subject, &way.database) {
@@ -86,6 +90,24 @@ impl Way {
             .push(("onlyonce", proxy.id().ok_or("onlyonce ended")?));
         self.addr = proxy.addr();
         self.proxy = Some(proxy);
+        Ok(())
+    }
+
+    /// The service that keeps its payments and its records in one database.
+    async fn start_service(&mut self, subject: Subject, servers: &Servers) -> Result<(), Failure> {
+        let database = self.store(subject, servers).await?;
+        let program = servers.program.with_file_name(SERVICE);
+        if !program.is_file() {
+            return Err(
+                format!("there is no {}: use `cargo xtask bench`", program.display()).into(),
+            );
+        }
+        let service = Launch::of([&database]).program(program).start().await;
+        self.addr = service.addr();
+        let id = service.id().ok_or("the service ended")?;
+        self.processes.retain(|(name, _)| *name != "service");
+        self.processes.push(("service", id));
+        self.proxy = Some(service);
         Ok(())
     }
 
