@@ -3,18 +3,18 @@
 //! A file may be a relay's alone, or the proxy's too. The proxy checks this section and does nothing with it;
 //! the relay reads this one, `[store]` for the database where none is named here, and `[log]`.
 
+mod broker;
 mod outbox;
 mod sink_url;
-mod streams;
 mod timing;
 mod webhook;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use self::broker::Broker;
 pub use self::outbox::{Outbox, OutboxUrl};
-pub use self::sink_url::{HookUrl, SinkName, SinkUrl};
-pub use self::streams::Streams;
+pub use self::sink_url::{BrokerUrl, HookUrl, SinkName, SinkUrl};
 pub use self::timing::Timing;
 pub use self::webhook::{SentHeader, Webhook};
 
@@ -45,8 +45,8 @@ pub struct Relay {
     pub drain: Duration,
     /// What concerns webhooks only.
     pub webhook: Webhook,
-    /// What concerns streams of Redis only.
-    pub streams: Streams,
+    /// What concerns brokers only.
+    pub broker: Broker,
     /// How fast, how often, how long.
     pub timing: Timing,
 }
@@ -73,7 +73,7 @@ pub(super) struct Keys {
     admin: Option<SocketAddr>,
     drain: Duration,
     webhook: Webhook,
-    streams: Streams,
+    broker: Broker,
     timing: Timing,
 }
 
@@ -136,7 +136,7 @@ impl Keys {
             admin: section.optional("admin"),
             drain: section.get("drain", Duration::from_secs(30)),
             webhook: Webhook::read(section),
-            streams: Streams::read(section),
+            broker: Broker::read(section),
             timing: Timing::read(section),
         }
     }
@@ -183,7 +183,7 @@ impl Keys {
             admin: self.admin,
             drain: self.drain,
             webhook: self.webhook,
-            streams: self.streams,
+            broker: self.broker,
             timing: self.timing,
         })
     }
@@ -192,11 +192,9 @@ impl Keys {
 impl Relay {
     /// What is worth a second look, in a sentence each.
     pub fn warnings(&self) -> Vec<&'static str> {
-        let (hook, redis) = match &self.sink {
-            SinkUrl::Stdout => (false, false),
-            SinkUrl::Webhook(_) => (true, false),
-            SinkUrl::Redis(_) => (false, true),
-        };
+        let broker = &self.broker;
+        let hook = matches!(self.sink, SinkUrl::Webhook(_));
+        let redis = matches!(self.sink, SinkUrl::Redis(_));
         let conditions = [
             (
                 !hook && self.webhook.is_set(),
@@ -204,16 +202,23 @@ impl Relay {
                  relay.sink is none",
             ),
             (
-                !redis && self.streams.is_set(),
-                "relay.stream-prefix, stream-length-max and replicas are used for streams of Redis only, and \
-                 relay.sink is none",
+                !redis && (broker.stream_length_max.is_some() || broker.replicas.is_some()),
+                "relay.stream-length-max and replicas are used for Redis only, and relay.sink is none",
+            ),
+            (
+                !redis && !self.sink.is_nats() && !broker.topic_prefix.is_empty(),
+                "relay.topic-prefix is used for Redis and NATS only, and relay.sink is neither",
+            ),
+            (
+                !self.sink.is_amqp() && !broker.exchange.is_empty(),
+                "relay.exchange is used for RabbitMQ only, and relay.sink is none",
             ),
             (
                 hook && !self.webhook.is_signed(),
                 "relay.secrets: there are none, so nobody can tell this webhook's messages from anybody else's",
             ),
             (
-                redis && self.streams.length_max.is_none(),
+                redis && broker.stream_length_max.is_none(),
                 "relay.stream-length-max: streams grow for ever unless somebody trims them",
             ),
         ];

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::RelayError;
 use super::piped::Piped;
-use crate::config::{self, HookUrl, Relay, SinkUrl};
+use crate::config::{Broker, HookUrl, Relay, SinkUrl};
 use crate::forward::client_config;
 
 /// One of the sinks there are.
@@ -17,35 +17,53 @@ pub(super) enum ChosenSink {
     Stdout(Stdout<Piped>),
     Webhook(Webhook),
     Redis(RedisStreams),
+    #[cfg(feature = "nats")]
+    Nats(onlyonce_outbox::sinks::JetStream),
+    #[cfg(feature = "amqp")]
+    Amqp(Box<onlyonce_outbox::sinks::Amqp>),
 }
 
 impl ChosenSink {
     /// The sink, not connected yet. `closed` is cancelled when nobody reads standard output any more.
     pub(super) fn open(settings: &Relay, closed: CancellationToken) -> Result<Self, RelayError> {
         let name = settings.name.as_str();
+        // The relay gives a whole batch up after its timeout; what the sink does has to end before.
+        let limit = settings.timing.publish_timeout.mul_f64(0.8);
         Ok(match &settings.sink {
             SinkUrl::Stdout => {
                 let out = Piped::new(closed);
                 Self::Stdout(Stdout::to(out, &settings.source).named(name))
             }
-            SinkUrl::Webhook(url) => Self::Webhook(webhook(settings, url)?.named(name)),
+            SinkUrl::Webhook(url) => Self::Webhook(webhook(settings, url, limit)?.named(name)),
             SinkUrl::Redis(url) => {
                 let redis = RedisStreams::to(url.expose(), &settings.source);
                 let redis = redis.map_err(RelayError::Sink)?.named(name);
-                let limit = settings.timing.publish_timeout;
-                Self::Redis(streams(&settings.streams, redis, limit))
+                Self::Redis(streams(&settings.broker, redis, limit))
+            }
+            #[cfg(feature = "nats")]
+            SinkUrl::Nats(url) => {
+                let nats = onlyonce_outbox::sinks::JetStream::to(url.expose(), &settings.source);
+                let nats = nats.map_err(RelayError::Sink)?.named(name);
+                let prefix = settings.broker.topic_prefix.as_str();
+                Self::Nats(nats.subject_prefix(prefix).time_limit(limit))
+            }
+            #[cfg(feature = "amqp")]
+            SinkUrl::Amqp(url) => {
+                let amqp = onlyonce_outbox::sinks::Amqp::to(url.expose(), &settings.source);
+                let amqp = amqp.map_err(RelayError::Sink)?.named(name);
+                let exchange = settings.broker.exchange.as_str();
+                Self::Amqp(Box::new(amqp.exchange(exchange).time_limit(limit)))
             }
         })
     }
 }
 
-fn webhook(settings: &Relay, url: &HookUrl) -> Result<Webhook, RelayError> {
+fn webhook(settings: &Relay, url: &HookUrl, limit: Duration) -> Result<Webhook, RelayError> {
     let own = &settings.webhook;
     let in_flight = usize::try_from(own.in_flight_max).unwrap_or(usize::MAX);
     let mut hook = Webhook::to(url.expose(), &settings.source)
         .map_err(RelayError::Sink)?
-        // The relay gives the whole batch up after that; one delivery has to end before.
-        .time_limit(settings.timing.publish_timeout.mul_f64(0.8))
+        .time_limit(limit)
         .in_flight_max(in_flight);
     if let Some(path) = &own.ca_file {
         hook = hook.tls(client_config(Some(path))?);
@@ -62,17 +80,15 @@ fn webhook(settings: &Relay, url: &HookUrl) -> Result<Webhook, RelayError> {
     Ok(hook)
 }
 
-/// Within the time that the relay gives a batch, replicas included.
-fn streams(own: &config::Streams, mut redis: RedisStreams, limit: Duration) -> RedisStreams {
-    redis = redis.stream_prefix(own.prefix.as_str());
-    if let Some(entries) = own.length_max {
+/// The time is shared with the replicas.
+fn streams(own: &Broker, mut redis: RedisStreams, limit: Duration) -> RedisStreams {
+    redis = redis.stream_prefix(own.topic_prefix.as_str());
+    if let Some(entries) = own.stream_length_max {
         redis = redis.length_max(entries.into());
     }
     match own.replicas {
-        Some(replicas) => redis
-            .time_limit(limit.mul_f64(0.4))
-            .replicas(replicas, limit.mul_f64(0.4)),
-        None => redis.time_limit(limit.mul_f64(0.8)),
+        Some(replicas) => redis.time_limit(limit / 2).replicas(replicas, limit / 2),
+        None => redis.time_limit(limit),
     }
 }
 
@@ -82,6 +98,10 @@ macro_rules! each {
             ChosenSink::Stdout($sink) => $call,
             ChosenSink::Webhook($sink) => $call,
             ChosenSink::Redis($sink) => $call,
+            #[cfg(feature = "nats")]
+            ChosenSink::Nats($sink) => $call,
+            #[cfg(feature = "amqp")]
+            ChosenSink::Amqp($sink) => $call,
         }
     };
 }

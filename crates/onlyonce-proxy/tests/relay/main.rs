@@ -1,5 +1,6 @@
 //! `onlyonce relay` and `onlyonce outbox` as processes, on a Postgres, to real receivers.
 
+mod brokers;
 mod fixture;
 mod operator;
 mod process;

@@ -8,7 +8,6 @@ use onlyonce_test::event::{Gate, within};
 use onlyonce_test::pgbouncer::PgBouncer;
 use onlyonce_test::postgres::{Cluster, Database, find_bin_dirs};
 use onlyonce_test::process::{Launch, Signal};
-use onlyonce_test::redis;
 use onlyonce_test::upstream::{Legacy, Reply};
 use serde_json::Value;
 
@@ -94,33 +93,6 @@ async fn a_webhook_that_fails_gets_the_same_signed_message_again() {
     let log = relay.log().join("\n");
     assert!(log.contains("sink=http://127.0.0.1:"), "{log}");
     assert!(!log.contains("t0ken") && !log.contains("whsec_"), "{log}");
-}
-
-#[tokio::test]
-async fn events_are_entries_of_streams() {
-    let mut shop = Shop::new().await;
-    let server = redis::Server::start().expect("a Redis of our own");
-    let launch = shop
-        .relay(&server.url())
-        .env("ONLYONCE__RELAY__STREAM_PREFIX", "shop:");
-    let mut relay = launch.spawn();
-    shop.commit(&[payment("a", 1), payment("a", 2)]).await;
-    shop.status_is("all to be delivered", |sink| {
-        sink["undelivered"] == 0 && sink["relays"] == 1
-    })
-    .await;
-    let client = ::redis::Client::open(server.url()).expect("a URL");
-    let mut connection = client
-        .get_multiplexed_async_connection()
-        .await
-        .expect("connected");
-    let length: u32 = ::redis::cmd("XLEN")
-        .arg("shop:payments")
-        .query_async(&mut connection)
-        .await
-        .expect("answered");
-    assert_eq!(length, 2);
-    assert!(relay.terminate().await.success());
 }
 
 /// The other one goes on with what the dead one had; nothing is missing, and keys keep their order.

@@ -3,9 +3,8 @@
 use std::fmt;
 
 use http::Uri;
-use onlyonce_outbox::sinks::RedisStreams;
+use onlyonce_outbox::sinks;
 
-use crate::config::url::DatabaseUrl;
 use crate::config::value::{Setting, Written};
 
 /// The longest name, in bytes.
@@ -19,8 +18,18 @@ pub enum SinkUrl {
     /// An endpoint that takes a `POST` for each event.
     Webhook(HookUrl),
     /// A Redis, with a stream for each topic.
-    Redis(DatabaseUrl),
+    Redis(BrokerUrl),
+    /// A NATS JetStream, with a subject for each topic. Only builds with the feature `nats` have it.
+    #[cfg(feature = "nats")]
+    Nats(BrokerUrl),
+    /// A RabbitMQ, with topics as routing keys. Only builds with the feature `amqp` have it.
+    #[cfg(feature = "amqp")]
+    Amqp(BrokerUrl),
 }
+
+/// The URL of a broker, shown without user and password: with NATS, what stands in the user's place can be a token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BrokerUrl(Box<str>);
 
 /// The URL of a webhook. Path and query are often all that keeps strangers out: they are not shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -29,6 +38,28 @@ pub struct HookUrl(Box<str>);
 /// A sink's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SinkName(Box<str>);
+
+impl BrokerUrl {
+    /// The whole URL.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.split_once("://"), self.0.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, place))) => write!(f, "{scheme}://***@{place}"),
+            _ => f.write_str(&self.0),
+        }
+    }
+}
+
+impl fmt::Debug for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BrokerUrl({self})")
+    }
+}
 
 impl HookUrl {
     /// The whole URL.
@@ -92,34 +123,84 @@ impl Setting for SinkName {
     }
 }
 
+/// The schemes of brokers, and the feature that a build needs for each.
+const BROKERS: [(&str, &str, &str, bool); 5] = [
+    ("redis://", "Redis", "", true),
+    ("nats://", "NATS", "nats", cfg!(feature = "nats")),
+    ("tls://", "NATS", "nats", cfg!(feature = "nats")),
+    ("amqp://", "RabbitMQ", "amqp", cfg!(feature = "amqp")),
+    ("amqps://", "RabbitMQ", "amqp", cfg!(feature = "amqp")),
+];
+
+impl SinkUrl {
+    pub(super) fn is_nats(&self) -> bool {
+        #[cfg(feature = "nats")]
+        return matches!(self, Self::Nats(_));
+        #[cfg(not(feature = "nats"))]
+        false
+    }
+
+    pub(super) fn is_amqp(&self) -> bool {
+        #[cfg(feature = "amqp")]
+        return matches!(self, Self::Amqp(_));
+        #[cfg(not(feature = "amqp"))]
+        false
+    }
+
+    /// A broker's, where the client behind it understands the URL.
+    fn broker(text: &str) -> Option<Self> {
+        let url = BrokerUrl(text.into());
+        match text.split_once("://")?.0 {
+            "redis" => sinks::RedisStreams::to(text, "/")
+                .ok()
+                .map(|_| Self::Redis(url)),
+            #[cfg(feature = "nats")]
+            "nats" | "tls" => sinks::JetStream::to(text, "/")
+                .ok()
+                .map(|_| Self::Nats(url)),
+            #[cfg(feature = "amqp")]
+            "amqp" | "amqps" => sinks::Amqp::to(text, "/").ok().map(|_| Self::Amqp(url)),
+            _ => None,
+        }
+    }
+}
+
 impl Setting for SinkUrl {
     fn expected() -> String {
-        "stdout:, https://HOST[:PORT]/PATH (or http://) or redis://USER:PASSWORD@HOST[:PORT][/DATABASE]".to_owned()
+        let mut text = "stdout:, https://HOST[:PORT]/PATH, http://HOST[:PORT]/PATH".to_owned();
+        for (scheme, _, _, _) in BROKERS.iter().filter(|(_, _, _, built)| *built) {
+            text.push_str(&format!(", {scheme}HOST"));
+        }
+        text
     }
 
     fn parse(text: &str) -> Option<Self> {
         if text == "stdout:" {
             return Some(Self::Stdout);
         }
-        if text.starts_with("redis://") {
-            let understood = RedisStreams::to(text, "/").is_ok();
-            return understood.then(|| Self::Redis(DatabaseUrl::new(text)));
-        }
-        HookUrl::place(text).map(|_| Self::Webhook(HookUrl(text.into())))
+        let hook = HookUrl::place(text).map(|_| Self::Webhook(HookUrl(text.into())));
+        hook.or_else(|| Self::broker(text))
     }
 
     /// What was written is not shown: there may be secrets in it.
     fn refusal(written: &Written) -> String {
-        let why = match written {
-            Written::One(text) if text.starts_with("rediss://") => {
-                "a sink in Redis speaks no TLS; "
-            }
-            Written::One(text) if text.starts_with("http") && text.contains('@') => {
-                "a webhook's URL has no user in it, put an Authorization into relay.headers; "
-            }
-            _ => "",
+        let expected = format!("expected {}", Self::expected());
+        let Written::One(text) = written else {
+            return expected;
         };
-        format!("{why}expected {}", Self::expected())
+        let missing = BROKERS.iter().find(|(scheme, ..)| text.starts_with(scheme));
+        match missing {
+            Some((_, broker, feature, false)) => {
+                format!("this build has no {broker}: it needs the feature `{feature}`; {expected}")
+            }
+            _ if text.starts_with("rediss://") => {
+                format!("a sink in Redis speaks no TLS; {expected}")
+            }
+            _ if text.starts_with("http") && text.contains('@') => format!(
+                "a webhook's URL has no user in it, put an Authorization into relay.headers; {expected}"
+            ),
+            _ => expected,
+        }
     }
 
     fn show(&self) -> String {
@@ -127,6 +208,10 @@ impl Setting for SinkUrl {
             Self::Stdout => "stdout:".to_owned(),
             Self::Webhook(url) => url.to_string(),
             Self::Redis(url) => url.to_string(),
+            #[cfg(feature = "nats")]
+            Self::Nats(url) => url.to_string(),
+            #[cfg(feature = "amqp")]
+            Self::Amqp(url) => url.to_string(),
         }
     }
 }

@@ -126,7 +126,11 @@ fn sinks_are_told_apart_and_shown_without_secrets() {
         ("https://hooks.example", "https://hooks.example"),
         ("http://h:8080/", "http://h:8080"),
         ("https://h/T0/s3cret?token=s3cret", "https://h/…"),
-        ("redis://:s3cret@r:6380/2", "redis://:***@r:6380/2"),
+        ("redis://:s3cret@r:6380/2", "redis://***@r:6380/2"),
+        #[cfg(feature = "nats")]
+        ("nats://s3cret@n:4222", "nats://***@n:4222"),
+        #[cfg(feature = "amqp")]
+        ("amqps://u:s3cret@a/shop", "amqps://***@a/shop"),
     ] {
         let sink = SinkUrl::parse(text).expect(text);
         assert_eq!(sink.to_string(), shown);
@@ -143,6 +147,22 @@ fn sinks_are_told_apart_and_shown_without_secrets() {
         "redis://r:port",
     ] {
         assert_eq!(SinkUrl::parse(text), None, "{text}");
+    }
+}
+
+/// What this build has not is named, with what would have it.
+#[cfg(not(all(feature = "nats", feature = "amqp")))]
+#[test]
+fn brokers_of_other_builds_are_named() {
+    for (sink, feature) in [("nats://n", "nats"), ("amqp://a", "amqp")] {
+        let file = format!("[relay]\ndatabase = 'postgres://db/x'\nsink = '{sink}'\nname = 'n'");
+        if let Err(faults) = RelayConfig::load(sources(&file)) {
+            let text = faults.to_string();
+            assert!(
+                text.contains(&format!("needs the feature `{feature}`")),
+                "{text}"
+            );
+        }
     }
 }
 
@@ -216,7 +236,9 @@ fn what_is_not_used_is_worth_a_warning() {
     let warnings = |more: &str| relay(&format!("{file}{more}")).warnings().concat();
     assert_eq!(warnings("sink = 'stdout:'"), "");
     assert!(warnings("sink = 'stdout:'\nin-flight-max = 1").contains("for webhooks only"));
-    assert!(warnings("sink = 'stdout:'\nreplicas = 1").contains("for streams of Redis only"));
+    assert!(warnings("sink = 'stdout:'\nreplicas = 1").contains("for Redis only"));
+    assert!(warnings("sink = 'stdout:'\ntopic-prefix = 'x'").contains("for Redis and NATS only"));
+    assert!(warnings("sink = 'stdout:'\nexchange = 'x'").contains("for RabbitMQ only"));
     assert!(warnings("sink = 'http://h'").contains("nobody can tell"));
     assert!(warnings("sink = 'redis://r'").contains("grow for ever"));
 }

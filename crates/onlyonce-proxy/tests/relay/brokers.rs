@@ -1,0 +1,78 @@
+//! Brokers as sinks: what the settings say of them arrives where it should.
+
+#[cfg(feature = "nats")]
+use onlyonce_test::nats;
+#[cfg(feature = "amqp")]
+use onlyonce_test::rabbitmq;
+use onlyonce_test::redis;
+
+use crate::fixture::{Shop, payment};
+
+/// Two events of a key, to a broker; the relay says nothing but that they are delivered.
+async fn deliver(sink: &str, setting: (&str, &str)) {
+    let mut shop = Shop::new().await;
+    let mut relay = shop.relay(sink).env(setting.0, setting.1).spawn();
+    shop.commit(&[payment("a", 1), payment("a", 2)]).await;
+    shop.status_is("all to be delivered", |sink| {
+        sink["relays"] == 1 && sink["undelivered"] == 0 && sink["retrying"] == 0
+    })
+    .await;
+    assert!(relay.terminate().await.success());
+}
+
+#[tokio::test]
+async fn events_are_entries_of_redis_streams() {
+    let server = redis::Server::start().expect("a Redis of our own");
+    deliver(&server.url(), ("ONLYONCE__RELAY__TOPIC_PREFIX", "shop:")).await;
+    let client = ::redis::Client::open(server.url()).expect("a URL");
+    let connection = client.get_multiplexed_async_connection().await;
+    let mut connection = connection.expect("connected");
+    let mut length = ::redis::cmd("XLEN");
+    let length = length.arg("shop:payments").query_async(&mut connection);
+    let length: u32 = length.await.expect("answered");
+    assert_eq!(length, 2);
+}
+
+#[cfg(feature = "nats")]
+#[tokio::test]
+async fn events_are_messages_of_a_jetstream() {
+    let server = nats::Server::start().expect("a NATS of our own");
+    let client = async_nats::connect(server.url()).await.expect("connected");
+    let config = async_nats::jetstream::stream::Config {
+        name: "EVENTS".to_owned(),
+        subjects: vec!["shop.payments".to_owned()],
+        ..async_nats::jetstream::stream::Config::default()
+    };
+    let stream = async_nats::jetstream::new(client)
+        .create_stream(config)
+        .await;
+    let mut stream = stream.expect("a stream");
+    deliver(&server.url(), ("ONLYONCE__RELAY__TOPIC_PREFIX", "shop.")).await;
+    let info = stream.info().await.expect("answered");
+    assert_eq!(info.state.messages, 2);
+}
+
+#[cfg(feature = "amqp")]
+#[tokio::test]
+async fn events_are_messages_in_the_queue_of_their_topic() {
+    use lapin::options::{BasicGetOptions, QueueDeclareOptions};
+    use lapin::types::FieldTable;
+    use lapin::{Connection, ConnectionProperties};
+
+    let server = rabbitmq::Server::start().expect("a RabbitMQ of our own");
+    let properties = ConnectionProperties::default();
+    let connection = Connection::connect(&server.url(), properties).await;
+    let connection = connection.expect("connected");
+    let channel = connection.create_channel().await.expect("a channel");
+    let (durable, none) = (QueueDeclareOptions::durable(), FieldTable::default());
+    let queue = channel
+        .queue_declare("payments".into(), durable, none)
+        .await;
+    queue.expect("a queue");
+    deliver(&server.url(), ("ONLYONCE__RELAY__EXCHANGE", "")).await;
+    for number in [&b"1"[..], b"2"] {
+        let got = channel.basic_get("payments".into(), BasicGetOptions::default());
+        let message = got.await.expect("answered").expect("a message");
+        assert_eq!(message.delivery.data, number);
+    }
+}
