@@ -12,7 +12,7 @@ use crate::steps::{Steps, cargo};
 use crate::tools;
 
 /// One set of features for everything that is built, so that it is built once: the crash tests need a
-/// binary with failpoints.
+/// binary with failpoints, and those of the relay all its sinks.
 pub(crate) const FEATURES: &str = "--features=onlyonce-proxy/failpoints,onlyonce-proxy/amqp,onlyonce-proxy/nats";
 
 pub(crate) async fn run(install: bool, filter: &[OsString]) -> Result<(), Failure> {
