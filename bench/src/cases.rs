@@ -31,6 +31,10 @@ pub(crate) enum Beside {
     Memory,
     /// The layer by itself.
     Layer,
+    /// What an old snapshot does to a relay, and to a queue.
+    HeldSnapshot,
+    /// How long an event is on its way.
+    Latency,
     /// How fast a relay drains a backlog.
     Relay,
 }
@@ -38,7 +42,7 @@ pub(crate) enum Beside {
 const ALL: &[u32] = &[1, 16, 64, 256, 1024];
 
 /// All cases, in the order of the page.
-pub(crate) const CASES: [Case; 11] = [
+pub(crate) const CASES: [Case; 13] = [
     Case {
         name: "pass-through",
         title: "Requests that are not guarded",
@@ -116,6 +120,24 @@ pub(crate) const CASES: [Case; 11] = [
         connections: &[],
         judged_at: &[],
         beside: Beside::Relay,
+        smoke: true,
+    },
+    Case {
+        name: "latency",
+        title: "How long an event is on its way from the commit to the consumer of a Redis stream",
+        subjects: &[],
+        connections: &[],
+        judged_at: &[],
+        beside: Beside::Latency,
+        smoke: true,
+    },
+    Case {
+        name: "held-snapshot",
+        title: "An outbox while a transaction holds an old snapshot: the relay, and a queue with SKIP LOCKED",
+        subjects: &[],
+        connections: &[],
+        judged_at: &[],
+        beside: Beside::HeldSnapshot,
         smoke: true,
     },
     // After all that needs the disk: Postgres goes on writing these for a while.

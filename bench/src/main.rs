@@ -14,6 +14,8 @@ mod aims;
 mod args;
 mod cases;
 mod cpu;
+mod held;
+mod latency;
 mod layer;
 mod load;
 mod machine;

@@ -27,7 +27,7 @@ const KEYS: u64 = 1_000;
 const KEYS_IN_SMOKE: u64 = 20;
 
 /// The stream, and the events' topic.
-const TOPIC: &str = "payments";
+pub(crate) const TOPIC: &str = "payments";
 
 /// How often it is asked how far the relay is, and for how long.
 const POLL: Duration = Duration::from_millis(20);
@@ -136,7 +136,8 @@ async fn drained(redis: &redis::Server, relay: &Proxy, events: u64) -> Result<()
     }
 }
 
-fn length(redis: &redis::Server) -> Result<u64, Failure> {
+/// How many entries the stream has.
+pub(crate) fn length(redis: &redis::Server) -> Result<u64, Failure> {
     let answer = redis.run(&format!("XLEN {TOPIC}"))?;
     let number = answer
         .lines()

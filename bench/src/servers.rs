@@ -63,6 +63,16 @@ impl Servers {
         })
     }
 
+    /// The program of the package `bench/service`, which is built like the `onlyonce` beside it.
+    pub(crate) fn beside(&self) -> Result<PathBuf, Failure> {
+        let program = self.program.with_file_name("onlyonce-bench-service");
+        if program.is_file() {
+            return Ok(program);
+        }
+        let program = program.display();
+        Err(format!("there is no {program}: use `cargo xtask bench`").into())
+    }
+
     /// Leaves Postgres nothing to do: what was written is on its way to the disk no longer, and no table
     /// is being vacuumed. Else one stretch would pay for the one before it.
     pub(crate) async fn settle(&mut self) -> Result<(), Failure> {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use crate::Failure;
 use crate::cases::{Beside, Case};
+use crate::held;
+use crate::latency;
 use crate::layer;
 use crate::machine::Machine;
 use crate::memory;
@@ -78,6 +80,8 @@ impl Case {
         let figures = match self.beside {
             Beside::Memory => memory::measure(servers, effort).await,
             Beside::Layer => layer::measure().await,
+            Beside::Latency => latency::measure(servers, effort).await,
+            Beside::HeldSnapshot => held::measure(servers, effort).await,
             Beside::Relay => relay::measure(servers, effort).await,
             Beside::Nothing | Beside::TwoCommits | Beside::RecordSize | Beside::Sweep => {
                 Ok(Vec::new())

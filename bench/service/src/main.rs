@@ -1,10 +1,10 @@
-//! What `cargo xtask bench --only same-transaction` measures: one handler, on one pool, twice.
+//! What `cargo xtask bench` measures besides `onlyonce`. A package of its own because it is built as shipped
+//! programs are, and the benchmarks around it are not.
 //!
-//! `/bare` begins a transaction, inserts a payment and commits. `/charges` does the same under
-//! [`TransactionalLayer`], which adds the claim and the recorded response to that transaction. A package of its own
-//! because it is built as shipped programs are, and the benchmarks around it are not.
+//! `serve DATABASE` (an empty one) is a service for `--only same-transaction`: one handler, on one pool, twice. `/bare` begins a transaction, inserts a payment and commits. `/charges` does the same under
+//! [`TransactionalLayer`], which adds the claim and the recorded response to that transaction.
 //!
-//! Its one argument is the URL of an empty database.
+//! `queue DATABASE REDIS` is a [queue] for `--only held-snapshot`.
 
 use std::error::Error;
 
@@ -17,6 +17,8 @@ use onlyonce_axum::{IdempotentTx, TransactionalLayer};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use tokio::net::TcpListener;
+
+mod queue;
 
 /// What both ways share. More do not make either faster on a machine with two cores.
 const CONNECTIONS: u32 = 16;
@@ -54,9 +56,17 @@ impl IntoResponse for Failed {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let url = std::env::args().nth(1).ok_or("the URL of a database")?;
+    let args: Vec<_> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["serve", database] => serve(database).await,
+        ["queue", database, redis] => queue::run(database, redis).await,
+        _ => Err("usage: serve DATABASE | queue DATABASE REDIS".into()),
+    }
+}
+
+async fn serve(database: &str) -> Result<(), Box<dyn Error>> {
     let options = PgPoolOptions::new().max_connections(CONNECTIONS);
-    let pool = options.connect(&url).await?;
+    let pool = options.connect(database).await?;
     sqlx::query(TABLE).execute(&pool).await?;
     let layer = TransactionalLayer::new(pool.clone());
     layer.migrate().await?;

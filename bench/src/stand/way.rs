@@ -17,9 +17,6 @@ use crate::subject::Subject;
 /// As many connections are kept to the service behind as any case has clients; nginx does so too.
 const IDLE_CONNECTIONS: &str = "1024";
 
-/// The program of the package `bench/service`, beside the `onlyonce` that is measured.
-const SERVICE: &str = "onlyonce-bench-service";
-
 /// Running programs, which end when this is dropped, in this order.
 #[derive(Debug)]
 pub(super) struct Way {
@@ -96,13 +93,8 @@ impl Way {
     /// The service that keeps its payments and its records in one database.
     async fn start_service(&mut self, subject: Subject, servers: &Servers) -> Result<(), Failure> {
         let database = self.store(subject, servers).await?;
-        let program = servers.program.with_file_name(SERVICE);
-        if !program.is_file() {
-            return Err(
-                format!("there is no {}: use `cargo xtask bench`", program.display()).into(),
-            );
-        }
-        let service = Launch::of([&database]).program(program).start().await;
+        let launch = Launch::of(["serve", &database]);
+        let service = launch.program(servers.beside()?).start().await;
         self.addr = service.addr();
         let id = service.id().ok_or("the service ended")?;
         self.processes.retain(|(name, _)| *name != "service");
