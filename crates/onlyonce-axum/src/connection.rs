@@ -114,6 +114,17 @@ impl Open {
         }
     }
 
+    /// Rolls everything back and begins anew, on the connection for which others may wait.
+    pub(crate) async fn begin_again(mut self, isolation: Isolation) -> Result<Self, sqlx::Error> {
+        let connection = self.0.connection();
+        while PgTransactionManager::get_transaction_depth(connection) > 0 {
+            PgTransactionManager::rollback(connection).await?;
+        }
+        let statement = isolation.begin().into_sql_str();
+        PgTransactionManager::begin(connection, Some(statement)).await?;
+        Ok(self)
+    }
+
     /// Rolls everything back, and gives the connection back where the server says that it has.
     pub(crate) async fn roll_back(mut self) {
         let connection = self.0.connection();

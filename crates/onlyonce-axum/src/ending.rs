@@ -111,10 +111,17 @@ async fn prepare(work: &mut Work, response: &Bytes) -> Result<Appended, Failed> 
             }
             Err(error) => return Err(failed("the response cannot be written", &error)),
         },
-        // Postgres answers the commit of a failed transaction with success.
+        // Postgres answers the commit of a failed transaction with success; and where the handler has ended it, with
+        // a warning. A savepoint is refused in both cases.
         None => {
-            let sound = raw_sql("select 1").execute(&mut *connection).await;
-            sound.map_err(|error| failed("a statement of the handler failed", &error))?;
+            let probe = raw_sql("savepoint onlyonce_probe");
+            if let Err(error) = probe.execute(&mut *connection).await {
+                if is_without_transaction(&error) {
+                    tracing::error!("the handler ended the request's transaction itself");
+                    return Err(Failed::Misused);
+                }
+                return Err(failed("a statement of the handler failed", &error));
+            }
         }
     }
     let flushed = work.events.flush(connection, origin.as_ref()).await;
@@ -133,6 +140,12 @@ async fn prepare(work: &mut Work, response: &Bytes) -> Result<Appended, Failed> 
             _ => Failed::Database,
         }
     })
+}
+
+/// `no_active_sql_transaction`
+fn is_without_transaction(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code == "25P01")
 }
 
 fn failed(what: &'static str, error: &sqlx::Error) -> Failed {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use onlyonce::policy::OnStoreFailure;
 use onlyonce::store::{StoreError, StoreErrorKind};
 use onlyonce::{BoxError, Idempotency, IdempotencyLayer, Limits, Policy};
 use onlyonce_outbox::Wake;
@@ -37,7 +38,7 @@ pub struct TransactionalLayer {
 impl TransactionalLayer {
     /// A layer on the application's pool, with the default policy and limits.
     ///
-    /// Its tables have to be there: [`migrate`](Self::migrate), or `onlyonce migrate`.
+    /// Its tables have to be there: [`migrate`](Self::migrate), or `onlyonce migrate` and `onlyonce migrate --outbox`.
     pub fn new(pool: PgPool) -> Self {
         let limits = Limits::default();
         let settings = Settings {
@@ -78,9 +79,15 @@ impl TransactionalLayer {
     /// The same layer, with another policy. Its clones keep theirs.
     ///
     /// # Panics
-    /// Where the policy contradicts itself; [`Policy::validate`] tells beforehand.
+    /// Where the policy contradicts itself ([`Policy::validate`] tells beforehand), and where it would forward without
+    /// a claim ([`OnStoreFailure::Forward`]): the database that takes no claim is the one that the handler writes to,
+    /// and what it wrote then would be without a record.
     #[must_use]
     pub fn with_policy(self, policy: Policy) -> Self {
+        assert!(
+            policy.on_store_failure() == OnStoreFailure::Refuse,
+            "the policy forwards where the store takes no claim: in the same transaction there is nothing to forward to"
+        );
         Self {
             layer: self.layer.with_policy(policy.clone()),
             policy,

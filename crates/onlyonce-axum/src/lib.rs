@@ -117,6 +117,17 @@
 //! # Behind a pooler
 //! In transaction mode (PgBouncer): [`TransactionalLayer::with_pooler`]. Nothing here needs a session.
 //!
+//! # Hazards
+//! - **Events need a relay.** They wait in the outbox until an [`onlyonce_outbox::Relay`] or `onlyonce relay` publishes
+//!   them; without one nothing is lost, and nothing goes out.
+//! - **`set local search_path` and `set local role`** in a handler hold for the response and the events too, which are
+//!   written in the same transaction: name the schema of our tables in such a path, and grant such a role what
+//!   [`migrate`](TransactionalLayer::migrate) made, or set them back before the handler returns.
+//! - **One guard for a route.** Two layers with one identity on one database, or this layer behind a proxy that
+//!   keeps its records here, meet the same record: all that is keyed gets `409`.
+//! - **A response without end**, to a request without a key that used the transaction, is held back with the
+//!   transaction open. Stream from handlers that do not use it.
+//!
 //! # On the other side
 //! Whoever receives such events over HTTP: [`webhook`] checks who sent them, and the inbox applies each once.
 

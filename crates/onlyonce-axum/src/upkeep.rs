@@ -1,12 +1,14 @@
 //! What the tables need now and then: expired records are deleted, and the days of the response table are made ahead
-//! and dropped. In the background, on a connection of the pool that is given back between two steps.
+//! and dropped. The days of the outbox are made ahead too: events must find theirs, whether or not a relay runs. In the background, on a connection of the pool that is given back between two steps.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use onlyonce::store::{StoreError, StoreErrorKind};
+use onlyonce_outbox::{Error, partition, schema};
 use onlyonce_sqlx::postgres::transaction;
 use sqlx::PgPool;
+use sqlx::postgres::PgConnection;
 use tokio::time::{Instant, timeout};
 
 use crate::connection::Borrowed;
@@ -46,6 +48,7 @@ impl Upkeep {
         tokio::spawn(async move {
             if days {
                 told(step(&pool, Step::Days).await);
+                told(step(&pool, Step::EventDays).await);
             }
             if sweep {
                 told(sweep_all(&pool).await);
@@ -57,6 +60,7 @@ impl Upkeep {
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Days,
+    EventDays,
     Sweep,
 }
 
@@ -78,6 +82,7 @@ async fn step(pool: &PgPool, step: Step) -> Result<u64, StoreError> {
     let done = timeout(STEP_MAX, async {
         match step {
             Step::Days => transaction::upkeep(connection).await.map(|()| 0),
+            Step::EventDays => event_days(connection).await.map(|()| 0),
             Step::Sweep => transaction::sweep(connection, SWEEP_BATCH).await,
         }
     });
@@ -91,11 +96,22 @@ async fn step(pool: &PgPool, step: Step) -> Result<u64, StoreError> {
     }
 }
 
+/// Where there is no outbox there is nothing to do.
+async fn event_days(connection: &mut PgConnection) -> Result<(), StoreError> {
+    match schema::check(connection).await {
+        Ok(()) => {}
+        Err(Error::Schema(_)) => return Ok(()),
+        Err(error) => return Err(StoreError::new(StoreErrorKind::Other, error)),
+    }
+    let prepared = partition::prepare(connection).await;
+    prepared.map_err(|error| StoreError::new(StoreErrorKind::Other, error))
+}
+
 /// A failure keeps no request from anything.
 fn told(done: Result<impl Sized, StoreError>) {
     if let Err(error) = done {
         let error = &error as &dyn std::error::Error;
-        tracing::warn!(error, "the tables of idempotency records are not kept up");
+        tracing::warn!(error, "the tables of records and events are not kept up");
     }
 }
 

@@ -373,6 +373,11 @@ impl Policy {
         self.response_bytes_max
     }
 
+    /// What is done with requests while the store takes no claims.
+    pub fn on_store_failure(&self) -> OnStoreFailure {
+        self.on_store_failure
+    }
+
     /// The lease of a claim: the deadline and a margin.
     pub fn lease(&self) -> Duration {
         self.deadline + LEASE_MARGIN

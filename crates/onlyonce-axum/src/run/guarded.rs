@@ -183,6 +183,7 @@ impl Route {
         let course = self.course(&mut parts, held.is_broken() || conflict);
         let body = held.kept();
         let kept = match (course, left) {
+            (Course::RollBack, Left::Used(work)) => undo(work).await.map(|()| false),
             (Course::RollBack, left) => {
                 roll_back(left).await;
                 Ok(false)
@@ -194,7 +195,8 @@ impl Route {
             }
             (Course::KeepAnswer, Left::Used(work)) => {
                 let response = self.record(&parts, body).await;
-                Ok(self.keep_answer(work, &response, asked.schedule).await)
+                let kept = self.keep_answer(work, &response, asked.schedule).await;
+                kept.map(|()| true)
             }
             (_, Left::Missing | Left::Untouched(None)) => {
                 tracing::error!(
@@ -251,19 +253,24 @@ impl Route {
         encoded.unwrap_or_else(|_| response.encode())
     }
 
-    /// Undoes what the handler did, and keeps its answer all the same. Where that is not to be had the answer holds
-    /// for this client alone, and a retry executes again: nothing speaks against it.
-    async fn keep_answer(&self, work: Box<Work>, response: &Bytes, schedule: Schedule) -> bool {
+    /// Undoes what the handler did, and keeps its answer all the same. Where that is not to be had the answer is not
+    /// given either: a retry would execute again, and might be told something else.
+    async fn keep_answer(
+        &self,
+        mut work: Box<Work>,
+        response: &Bytes,
+        schedule: Schedule,
+    ) -> Result<(), Failed> {
+        find_out(&mut work).await?;
         let Work { open, record, .. } = *work;
-        open.roll_back().await;
-        let Some(record) = record else {
-            return false;
+        let again = async {
+            // The same connection: for another one it might have to wait behind those who wait for this one.
+            let open = open.begin_again(self.settings.isolation).await.ok()?;
+            self.claim_again(open, record?).await
         };
-        match timeout_at(schedule.commit, self.take_again(record)).await {
-            Ok(Some(work)) => commit(&self.settings, work, response, schedule)
-                .await
-                .is_ok(),
-            Ok(None) | Err(_) => false,
+        match timeout_at(schedule.commit, again).await {
+            Ok(Some(work)) => commit(&self.settings, work, response, schedule).await,
+            Ok(None) | Err(_) => Err(Failed::Database),
         }
     }
 
@@ -272,7 +279,11 @@ impl Route {
         let Settings {
             pool, isolation, ..
         } = &*self.settings;
-        let mut open = Open::begin(pool, *isolation).await.ok()?;
+        let open = Open::begin(pool, *isolation).await.ok()?;
+        self.claim_again(open, record).await
+    }
+
+    async fn claim_again(&self, mut open: Open, record: Record) -> Option<Box<Work>> {
         let statements = self.settings.statements();
         match transaction::claim(open.connection(), statements, &record.claim).await {
             Ok(Taking::Taken(taken)) => {
@@ -284,6 +295,34 @@ impl Route {
                 None
             }
         }
+    }
+}
+
+/// Rolls back what the handler did.
+async fn undo(mut work: Box<Work>) -> Result<(), Failed> {
+    find_out(&mut work).await?;
+    work.open.roll_back().await;
+    Ok(())
+}
+
+/// Whether there is anything left to roll back: a handler that has committed by itself and then refuses the request
+/// must not have its refusal believed.
+async fn find_out(work: &mut Work) -> Result<(), Failed> {
+    let Some(record) = &work.record else {
+        return Ok(());
+    };
+    match record.taken.is_open(work.open.connection()).await {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            tracing::error!(
+                record = %record.taken.id(),
+                "the handler ended the request's transaction itself, and answers that it failed: what it wrote may be \
+                 committed"
+            );
+            Err(Failed::Misused)
+        }
+        // Whatever it was, it is rolled back with its connection.
+        Err(_) => Err(Failed::Database),
     }
 }
 

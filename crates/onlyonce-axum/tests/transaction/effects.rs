@@ -4,6 +4,7 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use onlyonce_axum::IdempotentTx;
+use onlyonce_test::event::Gate;
 use onlyonce_test::fault::PgFault;
 use onlyonce_test::postgres::Server;
 use sqlx::Connection;
@@ -109,6 +110,47 @@ async fn a_refusal_is_recorded_without_the_effects() {
         replayed(&first, &post_to(&app, &target, &key).await);
     }
     assert_eq!(site.rows().await, (0, 0, 5));
+    site.nothing_is_open().await;
+}
+
+/// The refusal needs a transaction of its own, and others wait for the only connection.
+#[tokio::test]
+async fn a_refusal_is_recorded_though_others_wait_for_the_connection() {
+    let site = Site::fresh().await;
+    let (refusing, opened) = (Gate::default(), Gate::default());
+    let (at, open) = (refusing.clone(), opened.clone());
+    let app = one_route(
+        &site.layer(1),
+        async move |headers: http::HeaderMap, mut tx: IdempotentTx| -> Result<Response, Failed> {
+            pay(&mut tx, 1).await?;
+            if headers["idempotency-key"] == "other" {
+                open.pass().await;
+                return Ok(StatusCode::CREATED.into_response());
+            }
+            at.pass().await;
+            Ok(StatusCode::PAYMENT_REQUIRED.into_response())
+        },
+    );
+    let first = tokio::spawn({
+        let app = app.clone();
+        async move { post_to(&app, "/", "k").await }
+    });
+    refusing.reached(1).await;
+    let other = tokio::spawn({
+        let app = app.clone();
+        async move { post_to(&app, "/", "other").await }
+    });
+    // On this one thread, until it can do nothing but wait for the connection.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    refusing.open();
+    let first = first.await.unwrap();
+    assert_eq!(first.status, 402);
+    opened.open();
+    assert_eq!(other.await.unwrap().status, 201);
+    replayed(&first, &post_to(&app, "/", "k").await);
+    assert_eq!(site.count("payments").await, 1);
     site.nothing_is_open().await;
 }
 
@@ -313,4 +355,24 @@ async fn a_body_that_breaks_off_commits_nothing() {
         assert_eq!(site.rows().await, (0, 0, 0));
     }
     site.nothing_is_open().await;
+}
+
+/// Whether or not a relay runs: payments must not stop because nobody publishes what is told of them.
+#[tokio::test]
+async fn the_days_of_events_are_made_without_a_relay() {
+    let site = Site::fresh().await;
+    site.run(
+        "do $$ declare name text; begin \
+         for name in select inhrelid::regclass::text from pg_inherits \
+         where inhparent = 'onlyonce_outbox_event'::regclass loop \
+         execute 'drop table ' || name; end loop; end $$",
+    )
+    .await;
+    let app = site.app();
+    assert_eq!(charge_of(&app, "k", 100).await.status, 503);
+    let made =
+        "select count(*) >= 8 from pg_inherits where inhparent = 'onlyonce_outbox_event'::regclass";
+    site.eventually("the days are made", made).await;
+    assert_eq!(charge_of(&app, "k", 100).await.status, 201);
+    assert_eq!(site.rows().await, (1, 1, 1));
 }

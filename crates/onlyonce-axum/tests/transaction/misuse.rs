@@ -1,6 +1,9 @@
 //! Handlers that do what they should not.
 
 use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use onlyonce::Policy;
+use onlyonce::policy::OnStoreFailure;
 use onlyonce_axum::IdempotentTx;
 use onlyonce_test::event::Gate;
 use sqlx::Connection;
@@ -133,4 +136,55 @@ async fn one_after_the_other_may_have_it() {
     let app = one_route(&site.layer(2), handler);
     assert_eq!(post_to(&app, "/", "k").await.text(), "done");
     assert_eq!(site.rows().await, (2, 2, 1));
+}
+
+/// What is committed is committed: a refusal on top of it would be believed, and another attempt made.
+#[tokio::test]
+async fn a_handler_that_commits_by_itself_and_then_refuses_is_found_out() {
+    for status in [402, 500] {
+        let site = Site::fresh().await;
+        let app = one_route(
+            &site.layer(2),
+            async move |mut tx: IdempotentTx| -> Result<Response, Failed> {
+                pay(&mut tx, 1).await?;
+                sqlx::query("commit").execute(&mut *tx).await?;
+                Ok(StatusCode::from_u16(status).unwrap().into_response())
+            },
+        );
+        let answer = post_to(&app, "/", "k").await;
+        assert_eq!((answer.status, answer.code()), (500, "rolled-back".into()));
+        let again = post_to(&app, "/", "k").await;
+        assert_eq!(
+            (again.status, again.code()),
+            (409, "response-unavailable".into())
+        );
+        assert_eq!(site.count("payments").await, 1);
+        site.nothing_is_open().await;
+    }
+}
+
+/// Without a transaction each statement would commit by itself: events without the work that they tell of.
+#[tokio::test]
+async fn a_keyless_handler_that_rolls_back_by_itself_emits_nothing() {
+    let site = Site::fresh().await;
+    let app = one_route(
+        &site.layer(2),
+        async |mut tx: IdempotentTx| -> Result<Response, Failed> {
+            pay(&mut tx, 1).await?;
+            sqlx::query("rollback").execute(&mut *tx).await?;
+            Ok("done".into_response())
+        },
+    );
+    let answer = ask(&app, request("/", None, "")).await;
+    assert_eq!((answer.status, answer.code()), (500, "rolled-back".into()));
+    assert_eq!(site.rows().await, (0, 0, 0));
+    site.nothing_is_open().await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "there is nothing to forward to")]
+async fn a_policy_that_forwards_without_a_claim_is_refused() {
+    let site = Site::fresh().await;
+    let policy = Policy::default().with_on_store_failure(OnStoreFailure::Forward);
+    let _ = site.layer(2).with_policy(policy);
 }

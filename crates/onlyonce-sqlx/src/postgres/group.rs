@@ -25,6 +25,7 @@ use onlyonce::store::{StoreError, StoreErrorKind};
 use sqlx::Row;
 use sqlx::postgres::{PgArguments, Postgres};
 use sqlx::query::Query;
+use tokio::time::timeout;
 
 use super::failure::Failure;
 use super::id::Uuid;
@@ -97,8 +98,8 @@ impl<W: Grouped> Lane<W> {
 
     /// Writes at once where nobody does, else waits for a group to take the write along; and for the answer.
     ///
-    /// Takes as long as two calls may at most: its own behind the one in front. Where this is dropped before
-    /// its group is sent, nothing is written.
+    /// Takes as long as two calls may at most: its own behind the one in front, whether or not whoever sends that
+    /// one gets to run. Where this is dropped before its group is sent, nothing is written.
     pub(super) async fn join(&self, write: W) -> Said<W::Done> {
         // What queues up behind a group that hangs stays in memory until that is over.
         if self.0.on_its_way.is_stalled() {
@@ -108,13 +109,21 @@ impl<W: Grouped> Lane<W> {
         let entered = self.0.queue().enter(waiting);
         match entered {
             Entered::First(alone) => Turn::begin(&self.0).send(vec![alone]).await,
-            Entered::Behind => {}
+            Entered::Behind => {
+                return match timeout(self.0.call_timeout * 2, answer).await {
+                    Ok(answer) => answer.unwrap_or(Ok(Outcome::GoOn { doubt: true })),
+                    // Who sends is not polled: its thread is held up, or its runtime is not driven.
+                    Err(elapsed) => {
+                        Err(StoreError::not_applied(StoreErrorKind::Timeout, elapsed).in_doubt())
+                    }
+                };
+            }
             Entered::Full => {
                 let said = "too many calls wait for the database";
                 return Err(StoreError::not_applied(StoreErrorKind::Unavailable, said));
             }
         }
-        // Nobody says anything where the runtime of who sent the group ended.
+        // It is told by itself, above.
         answer.await.unwrap_or(Ok(Outcome::GoOn { doubt: true }))
     }
 }

@@ -289,6 +289,15 @@ mod tests {
         assert!(!lane.0.on_its_way.is_stalled());
     }
 
+    /// Its task is there, and gets no turn.
+    #[tokio::test(start_paused = true)]
+    async fn behind_a_call_that_nobody_polls_there_is_an_end() {
+        let lane = lane();
+        let _turn = begin(&lane);
+        let error = lane.join(Write(1)).await.unwrap_err();
+        assert!(error.may_have_applied() && error.is_transient());
+    }
+
     #[test]
     fn where_the_runtime_ends_those_who_wait_on_another_go_on_alone() {
         let (lane, other) = (lane(), runtime());

@@ -11,6 +11,8 @@ const RESPOND: &str = "insert into onlyonce_responses (day, token, epoch, expire
      select $1::date, $2, $3, timestamptz 'epoch' + $4 * interval '1 microsecond', $5 \
      where pg_current_xact_id_if_assigned()::text = $6";
 
+const IS_OPEN: &str = "select coalesce(pg_current_xact_id_if_assigned()::text = $1, false) as open";
+
 /// A row of the same id. It meets the one that is in doubt, and waits for that one's transaction to end.
 const MEET: &str = "insert into onlyonce_records \
      (id, token, fingerprint, credential, epoch, state, claimed_at, lease_until, expires_at) \
@@ -48,6 +50,24 @@ impl Taken {
         Ok(written.rows_affected() == 1)
     }
 
+    /// Whether the transaction in which the record was written is still open on `connection`. One in which a statement
+    /// failed is: it can be rolled back.
+    ///
+    /// # Errors
+    /// Where the database does not say.
+    pub async fn is_open(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+        let open = query(IS_OPEN)
+            .bind(&self.xid)
+            .persistent(self.statements.persistent())
+            .fetch_one(connection)
+            .await;
+        match open {
+            Ok(row) => row.try_get("open"),
+            Err(error) if is_aborted(&error) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Finds out whether the transaction has committed, in another one that is open on `connection` and that the
     /// caller rolls back.
     ///
@@ -83,4 +103,10 @@ impl Taken {
         let number = i32::try_from(self.epoch.get());
         number.map_err(|error| sqlx::Error::Encode(error.into()))
     }
+}
+
+/// `in_failed_sql_transaction`
+fn is_aborted(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code == "25P02")
 }
