@@ -201,13 +201,13 @@ impl<S: Sync> FromRequestParts<S> for SignedMessage {
 /// |---|---|---|
 /// | applied, a duplicate, overtaken | 204 | it is done |
 /// | busy | 409 | tries again |
-/// | too old | 422 | gives up: it would never be applied |
+/// | too old, too new | 422 | gives up: trying again would not help |
 /// | the work failed | 500 | tries again |
 /// | the database failed, or nobody knows | 503 | tries again |
 pub fn answer<T, E>(processed: &Result<Outcome<T>, ProcessError<E>>) -> StatusCode {
     match processed {
         Ok(outcome) if outcome.is_done() => StatusCode::NO_CONTENT,
-        Ok(Outcome::TooOld) => StatusCode::UNPROCESSABLE_ENTITY,
+        Ok(Outcome::TooOld | Outcome::TooNew) => StatusCode::UNPROCESSABLE_ENTITY,
         Ok(_) => StatusCode::CONFLICT,
         Err(ProcessError::Work(_)) => StatusCode::INTERNAL_SERVER_ERROR,
         Err(_) => StatusCode::SERVICE_UNAVAILABLE,

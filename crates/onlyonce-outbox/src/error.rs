@@ -32,6 +32,9 @@ pub enum Error {
     /// The tables are missing, or of a version that this program cannot use.
     #[error("{0}")]
     Schema(String),
+    /// The inbox's transaction is not as it was when the work got it.
+    #[error("{0}")]
+    Transaction(&'static str),
     /// The database failed. Inside a transaction it can only be rolled back.
     #[error("{advice}")]
     Database {

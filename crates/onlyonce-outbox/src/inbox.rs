@@ -32,7 +32,7 @@
 //! match outcome {
 //!     Outcome::Applied(()) | Outcome::Duplicate(_) | Outcome::Overtaken => { /* acknowledge */ }
 //!     Outcome::Busy => { /* let it be delivered again, a little later */ }
-//!     _ => { /* too old: put it aside, for somebody to look at */ }
+//!     _ => { /* too old or too new: put it aside, for somebody to look at */ }
 //! }
 //! # Ok(()) }
 //! ```
@@ -53,8 +53,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::postgres::{PgConnection, PgPool, Postgres};
-use sqlx::{Connection, Transaction, raw_sql};
+use sqlx::postgres::{PgConnection, PgPool, PgTransactionManager, Postgres};
+use sqlx::{AssertSqlSafe, Connection, Row, Transaction, raw_sql};
+use sqlx_core::transaction::TransactionManager;
 
 pub use self::admission::Admission;
 pub use self::carrier::Carrier;
@@ -138,20 +139,20 @@ impl Inbox {
             tx = self.begin(held.connection()).await?;
             admitted = admission::admit(&mut tx, &self.terms, message).await;
         }
-        let ended = match admitted.map(Admission::without_work) {
-            Ok(None) => match work(&mut tx).await {
+        let ended = match admitted.map(|it| (it.admission.without_work(), it.xid)) {
+            Ok((None, xid)) => match work(&mut tx).await {
                 Ok(value) => {
-                    committed(tx).await?;
+                    committed(tx, &xid).await?;
                     held.give_back();
                     return Ok(Outcome::Applied(value));
                 }
                 Err(error) => Err(ProcessError::Work(error)),
             },
-            Ok(Some(outcome)) => Ok(outcome),
+            Ok((Some(outcome), _)) => Ok(outcome),
             Err(error) => Err(error.into()),
         };
-        // Where this fails, the connection is closed, and its transaction with it.
-        if rolled_back(tx).await.is_ok() {
+        // Otherwise the connection is closed, and its transaction with it.
+        if !is_nested(&tx) && rolled_back(tx).await.is_ok() {
             held.give_back();
         }
         ended
@@ -246,7 +247,8 @@ impl Inbox {
         connection: &mut PgConnection,
         message: &Message,
     ) -> Result<Admission, Error> {
-        admission::admit(connection, &self.terms, message).await
+        let admitted = admission::admit(connection, &self.terms, message).await?;
+        Ok(admitted.admission)
     }
 
     /// Forgets what is older than the dedupe windows, of all consumers in this database, and makes the
@@ -296,22 +298,49 @@ impl Inbox {
     }
 }
 
-/// Commits, and knows what an error then means.
-async fn committed<E>(mut tx: Transaction<'_, Postgres>) -> Result<(), ProcessError<E>> {
-    // A transaction that has failed answers `COMMIT` without an error, and commits nothing. This fails in one,
-    // and also where the work has ended it.
-    let alive = raw_sql("savepoint onlyonce_inbox").execute(&mut *tx).await;
-    match alive.map_err(of_database) {
-        Err(error) if error.sqlstate().as_deref() == Some("25P01") => {
-            return Err(ProcessError::Unknown(error));
-        }
-        alive => alive?,
-    };
+/// Commits the transaction that has this id, and knows what an error then means.
+async fn committed<E>(mut tx: Transaction<'_, Postgres>, xid: &str) -> Result<(), ProcessError<E>> {
+    if is_nested(&tx) {
+        return Err(ProcessError::NotApplied(Error::Transaction(
+            "the work neither committed nor rolled back a transaction that it began: nothing was applied",
+        )));
+    }
+    still_open(&mut tx, xid).await?;
     match tx.commit().await {
         Ok(()) => Ok(()),
         Err(error) if is_refusal(&error) => Err(ProcessError::NotApplied(of_database(error))),
         Err(error) => Err(ProcessError::Unknown(of_database(error))),
     }
+}
+
+/// Whether it is this transaction that a `COMMIT` would commit. One that has failed answers that without an error,
+/// and commits nothing: this fails in it. One that the work has begun has not noted the message.
+async fn still_open<E>(connection: &mut PgConnection, xid: &str) -> Result<(), ProcessError<E>> {
+    let asked = format!(
+        "select pg_current_xact_id_if_assigned() is not distinct from '{xid}'::xid8 as open, \
+             pg_xact_status('{xid}'::xid8) as status"
+    );
+    // The id is the server's own.
+    let asked = raw_sql(AssertSqlSafe(asked)).fetch_one(connection).await;
+    let row = asked.map_err(of_database)?;
+    if row.try_get("open").map_err(of_database)? {
+        return Ok(());
+    }
+    let status: Option<String> = row.try_get("status").map_err(of_database)?;
+    Err(match status.as_deref() {
+        Some("aborted") => ProcessError::NotApplied(Error::Transaction(
+            "the work has rolled back the transaction itself, which it must not: the message is not noted as applied",
+        )),
+        _ => ProcessError::Unknown(Error::Transaction(
+            "the work has ended the transaction itself, which it must not: it may have been committed",
+        )),
+    })
+}
+
+/// Whether a transaction within ours was neither committed nor rolled back, because the work leaked it. The
+/// driver's next commit or rollback would end that one only.
+fn is_nested(connection: &PgConnection) -> bool {
+    PgTransactionManager::get_transaction_depth(connection) > 1
 }
 
 async fn rolled_back(tx: Transaction<'_, Postgres>) -> Result<(), Error> {

@@ -148,11 +148,16 @@ async fn what_is_not_signed_reaches_no_one() {
 }
 
 #[tokio::test]
-async fn a_webhook_that_is_too_old_is_refused_for_good() {
+async fn a_webhook_that_is_too_old_or_too_new_is_refused_for_good() {
     let service = Service::start().await;
-    let old = event("old").id("0190163d-8694-739b-aea5-966c26f8ad91".parse().unwrap());
-    let error = deliver(&service.signed(), &old).await.unwrap_err();
-    assert!(error.is_dead());
-    assert!(status(Err(error)).contains("422"));
-    assert_eq!(service.effects("old").await, 0);
+    for (text, id) in [
+        ("old", "0190163d-8694-739b-aea5-966c26f8ad91"),
+        ("new", "0990163d-8694-739b-aea5-966c26f8ad91"),
+    ] {
+        let event = event(text).id(id.parse().unwrap());
+        let error = deliver(&service.signed(), &event).await.unwrap_err();
+        assert!(error.is_dead());
+        assert!(status(Err(error)).contains("422"));
+        assert_eq!(service.effects(text).await, 0);
+    }
 }

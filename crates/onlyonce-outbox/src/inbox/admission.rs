@@ -32,6 +32,9 @@ pub enum Admission {
     /// It was made before the time that the inbox remembers: it may have been applied or not. To be looked at
     /// by somebody, and not to be applied. The transaction has changed nothing so far.
     TooOld,
+    /// Its id says that it was made over a week from now: the sender's clock is wrong, or the database's. To be
+    /// looked at by somebody, and not to be applied. The transaction has changed nothing so far.
+    TooNew,
     /// A later message of its key was applied ([`Message::ordered_by`]). The transaction has noted the
     /// message's id; committed or rolled back, the answer stays the same.
     Overtaken,
@@ -45,22 +48,40 @@ impl Admission {
             Self::Duplicate => Some(Outcome::Duplicate(None)),
             Self::Busy => Some(Outcome::Busy),
             Self::TooOld => Some(Outcome::TooOld),
+            Self::TooNew => Some(Outcome::TooNew),
             Self::Overtaken => Some(Outcome::Overtaken),
         }
+    }
+}
+
+/// What was answered, and in which transaction.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) admission: Admission,
+    /// Its id, as text. `0` where it has noted nothing, and so may have none.
+    pub(super) xid: String,
+}
+
+impl From<Admission> for Admitted {
+    fn from(admission: Admission) -> Self {
+        let xid = "0".to_owned();
+        Self { admission, xid }
     }
 }
 
 /// `$1` the consumer, `$2` the id, `$3` when it was made, `$4` how long to wait for a twin, `$5` the window;
 /// `$6` and `$7` its key and number. Times are in milliseconds.
 macro_rules! admit {
-    ($admitted:literal, $row:literal) => {
+    ($too_new:literal, $admitted:literal, $row:literal) => {
         concat!(
             "with session as materialized ( \
                  select current_setting('lock_timeout') as patience, \
-                     (select floor from onlyonce_inbox_consumer where consumer = $1) as floor \
+                     (select floor from onlyonce_inbox_consumer where consumer = $1) as floor, ",
+            $too_new,
+            " as too_new \
              ), admitted as materialized ( \
                  select set_config('lock_timeout', $4, true) from session \
-                 where floor is not null and ",
+                 where floor is not null and not too_new and ",
             $admitted,
             " to_timestamp($3::int8 / 1000.0) \
                  >= greatest(floor, statement_timestamp() - $5::int8 * interval '1 millisecond')) \
@@ -74,8 +95,10 @@ macro_rules! admit {
                  on conflict (consumer, key) do update set sequence = excluded.sequence \
                  where latest.sequence < excluded.sequence returning 1 \
              ) \
-             select floor is not null as registered, admitted.n as admitted, inserted.n as inserted, \
-                 ordered.n as ordered, set_config('lock_timeout', patience, true) \
+             select floor is not null as registered, too_new, admitted.n as admitted, inserted.n as inserted, \
+                 ordered.n as ordered, \
+                 case when inserted.n > 0 then pg_current_xact_id() else '0' end::text as xid, \
+                 set_config('lock_timeout', patience, true) \
              from session, (select count(*) as n from admitted) admitted, \
                  (select count(*) as n from inserted) inserted, (select count(*) as n from ordered) ordered"
         )
@@ -92,7 +115,9 @@ struct Statements {
 }
 
 static TIMED: Statements = Statements {
+    // The days that there are partitions for, see the sweep.
     admit: admit!(
+        "date '1970-01-01' + ($3::int8 / 86400000)::int4 > (statement_timestamp() at time zone 'UTC')::date + 7",
         "(",
         "onlyonce_inbox_message (bucket, consumer, message_id) \
          select date '1970-01-01' + ($3::int8 / 86400000)::int4, $1, $2"
@@ -105,6 +130,7 @@ static TIMED: Statements = Statements {
 
 static FOREIGN: Statements = Statements {
     admit: admit!(
+        "false",
         "($3 is null or ",
         "onlyonce_inbox_foreign (consumer, message_id, seen_at) \
          select $1, $2, greatest(statement_timestamp(), \
@@ -130,7 +156,7 @@ pub(super) async fn admit(
     connection: &mut PgConnection,
     terms: &Terms,
     message: &Message,
-) -> Result<Admission, Error> {
+) -> Result<Admitted, Error> {
     let (key, sequence) = message.order.as_ref().map(|(key, n)| (key, *n)).unzip();
     let asked = about(Statements::of(message).admit, terms, message)
         .bind(message.made_ms())
@@ -139,7 +165,9 @@ pub(super) async fn admit(
         .bind(key)
         .bind(sequence);
     let row = match asked.fetch_one(connection).await.map_err(of_database) {
-        Err(error) if error.sqlstate().as_deref() == Some("55P03") => return Ok(Admission::Busy),
+        Err(error) if error.sqlstate().as_deref() == Some("55P03") => {
+            return Ok(Admission::Busy.into());
+        }
         answered => answered?,
     };
     let registered: bool = row.try_get("registered").map_err(of_database)?;
@@ -149,16 +177,21 @@ pub(super) async fn admit(
             terms.consumer
         )));
     }
+    if row.try_get("too_new").map_err(of_database)? {
+        return Ok(Admission::TooNew.into());
+    }
     let happened = |column| {
         let rows = row.try_get::<i64, _>(column).map_err(of_database)?;
         Ok::<_, Error>(rows > 0)
     };
-    Ok(match (happened("admitted")?, happened("inserted")?) {
+    let admission = match (happened("admitted")?, happened("inserted")?) {
         (false, _) => Admission::TooOld,
         (true, false) => Admission::Duplicate,
         (true, true) if message.order.is_some() && !happened("ordered")? => Admission::Overtaken,
         (true, true) => Admission::New,
-    })
+    };
+    let xid = row.try_get("xid").map_err(of_database)?;
+    Ok(Admitted { admission, xid })
 }
 
 /// What applying it came to, where that was kept.

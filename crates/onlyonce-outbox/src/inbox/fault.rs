@@ -11,14 +11,10 @@ pub(super) fn of_database(source: sqlx::Error) -> Error {
     let advice = match sqlstate.as_deref() {
         Some("42P01" | "42703") => "the inbox's tables are missing: run its migrations",
         Some("23514") => {
-            "there is no partition for the day in the message's id: sweeping the inbox makes them, but for ids \
-             that are over a week ahead of the database's clock"
+            "there is no partition for the day in the message's id: sweeping the inbox makes them"
         }
         Some("25P02") => {
             "the work's transaction had failed, though the work said that it succeeded: nothing was applied"
-        }
-        Some("25P01") => {
-            "the work has ended the transaction itself, which it must not: it may have been committed"
         }
         Some("42501") => {
             "the account lacks rights: it needs select, insert, update and delete on the onlyonce_inbox_ tables"

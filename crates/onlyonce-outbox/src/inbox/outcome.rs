@@ -2,7 +2,8 @@
 
 use crate::error::Error;
 
-/// What became of a message. All but [`Busy`](Self::Busy) and [`TooOld`](Self::TooOld) can be acknowledged.
+/// What became of a message. All but [`Busy`](Self::Busy), [`TooOld`](Self::TooOld) and
+/// [`TooNew`](Self::TooNew) can be acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome<T> {
@@ -17,6 +18,9 @@ pub enum Outcome<T> {
     /// It was made before the time that the inbox remembers, and was not applied now: it may have been before.
     /// For somebody to look at. Delivering it again changes nothing.
     TooOld,
+    /// Its id says that it was made over a week from now, and it was not applied: its sender's clock is wrong, or
+    /// the database's. For somebody to look at. The inbox makes no table for such a day.
+    TooNew,
     /// A later message of its key was applied, and this one was not ([`Message::ordered_by`](super::Message::ordered_by)).
     Overtaken,
 }
@@ -43,10 +47,9 @@ pub enum ProcessError<E> {
     /// The database failed before the commit, or refused it. Nothing was applied.
     #[error("the message was not applied: {0}")]
     NotApplied(#[source] Error),
-    /// The connection was lost while committing. It was applied or not; only its next delivery tells.
-    #[error(
-        "the connection was lost during the commit: the message's next delivery tells whether it was applied"
-    )]
+    /// The connection was lost while committing, or the work committed itself. It was applied or not; only its
+    /// next delivery tells.
+    #[error("the message was applied or not, which its next delivery tells: {0}")]
     Unknown(#[source] Error),
 }
 

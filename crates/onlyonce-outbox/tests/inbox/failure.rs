@@ -1,5 +1,7 @@
 //! Work that fails, and connections that are lost.
 
+use std::mem::ManuallyDrop;
+
 use onlyonce_outbox::inbox::{Inbox, Message, Outcome, ProcessError};
 use onlyonce_test::fault::Action;
 use sqlx::Connection;
@@ -70,6 +72,61 @@ async fn work_that_ends_the_transaction_is_found_out() {
         apply(&inbox, &message).await.unwrap(),
         Outcome::Duplicate(None)
     );
+}
+
+/// Another transaction is open then, which has not noted the message.
+#[tokio::test]
+async fn work_that_ends_the_transaction_and_chains_another_is_found_out() {
+    let postgres = Postgres::fresh().await;
+    let inbox = billing().open(&postgres.pool(1).await).await.unwrap();
+    for (end, next) in [
+        ("rollback and chain", Outcome::Applied(())),
+        ("commit and chain", Outcome::Duplicate(None)),
+    ] {
+        let message = fresh();
+        let work = async |tx: &mut PgConnection| {
+            enter(tx, &message).await?;
+            run(tx, end).await;
+            enter(tx, &message).await
+        };
+        let error = inbox.process(&message, work).await.unwrap_err();
+        match &next {
+            Outcome::Applied(()) => assert!(matches!(error, ProcessError::NotApplied(_))),
+            _ => assert!(matches!(error, ProcessError::Unknown(_))),
+        }
+        assert!(error.to_string().contains("itself"), "{error}");
+        assert_eq!(apply(&inbox, &message).await.unwrap(), next);
+        assert_eq!(postgres.effects(&message).await, 1);
+    }
+}
+
+/// The driver's commit releases a savepoint then.
+#[tokio::test]
+async fn work_that_leaks_a_transaction_within_is_found_out() {
+    let postgres = Postgres::fresh().await;
+    let inbox = billing().open(&postgres.pool(1).await).await.unwrap();
+    for fails in [false, true] {
+        let message = fresh();
+        let work = async |tx: &mut PgConnection| {
+            enter(tx, &message).await?;
+            let _leaked = ManuallyDrop::new(tx.begin().await?);
+            if fails {
+                return Err(sqlx::Error::RowNotFound);
+            }
+            Ok(())
+        };
+        let error = inbox.process(&message, work).await.unwrap_err();
+        match error {
+            ProcessError::Work(_) => assert!(fails),
+            ProcessError::NotApplied(error) => {
+                assert!(!fails && error.to_string().contains("nothing was applied"));
+            }
+            other => panic!("{other:?}"),
+        }
+        // The pool has one connection: it is not the one that was in the middle of something.
+        assert_eq!(apply(&inbox, &message).await.unwrap(), Outcome::Applied(()));
+        assert_eq!(postgres.effects(&message).await, 1);
+    }
 }
 
 #[tokio::test]
