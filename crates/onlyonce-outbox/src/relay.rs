@@ -25,6 +25,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -128,12 +129,11 @@ impl<S: Sink> Relay<S> {
         let mut shutdown = pin!(shutdown);
         let mut stop = Stop::new(shutdown.as_mut());
         let mut breaker = Breaker::new(self.context.options.breaker);
-        let retention = self.context.options.retention;
-        let _upkeep = upkeep::start(self.connector.clone(), retention);
+        let mut upkeep = None;
         let mut failures = 0;
         loop {
             let begun = Instant::now();
-            let error = match self.shift(&mut stop, &mut breaker).await {
+            let error = match self.shift(&mut stop, &mut breaker, &mut upkeep).await {
                 Ok(End::Stopped) => return Ok(()),
                 Ok(End::Lost) if stop.stopped => return Ok(()),
                 Ok(End::Lost) => {
@@ -171,11 +171,15 @@ impl<S: Sink> Relay<S> {
         &self,
         stop: &mut Stop<'_, F>,
         breaker: &mut Breaker,
+        upkeep: &mut Option<JoinSet<()>>,
     ) -> Result<End, Error> {
         let (session, sequence) = tokio::select! {
             prepared = self.prepare() => prepared?,
             () = stop.told() => return Ok(End::Stopped),
         };
+        // The tables are there by now.
+        let retention = self.context.options.retention;
+        upkeep.get_or_insert_with(|| upkeep::start(self.connector.clone(), retention));
         Shift::new(&self.context, session, sequence, breaker)
             .work(stop)
             .await

@@ -39,6 +39,8 @@ const LOCK: &str =
 const FIRST: &str = "select min(id) from onlyonce_outbox_event \
      where created_at >= timestamptz 'epoch' + $1 * interval '1 microsecond'";
 
+const ANY: &str = "select min(id) from onlyonce_outbox_event where id >= $1";
+
 /// What is not delivered yet, by the cursors as they are, may lie before.
 const SET_BACK: &str = "with present as materialized (select pg_current_snapshot() as open), \
      place as (select distinct done::text as done, open::text as open, last_id \
@@ -91,7 +93,13 @@ async fn set_back(
         ));
     }
     let first = match from {
-        From::Sequence(first) => Some(first.max(1)),
+        From::Sequence(first) => {
+            let first = first.max(1);
+            let rows = fetch(connection, sqlx::query(ANY).bind(first)).await?;
+            let any: Option<i64> = rows.first().map_or(Ok(None), |row| row.try_get(0))?;
+            // From the number itself: others above it may not have committed yet.
+            any.map(|_| first)
+        }
         From::Time(time) => {
             let since = time
                 .duration_since(SystemTime::UNIX_EPOCH)

@@ -195,6 +195,12 @@ async fn a_replay_delivers_again_from_a_number_or_a_time() {
             .unwrap(),
         None
     );
+    // Each replay raises them.
+    let cursors = "select string_agg(epoch::text, ',' order by shard) from onlyonce_outbox_cursor";
+    let before: String = value(&mut connection, cursors).await;
+    let beyond = replay(&mut connection, "sink", From::Sequence(i64::MAX));
+    assert_eq!(beyond.await.unwrap(), None);
+    assert_eq!(value::<String>(&mut connection, cursors).await, before);
     commit(&mut connection, &[payment(1, 11)]).await;
     within("a new one", sink.reached(23)).await;
     relay.stop().await;

@@ -338,6 +338,10 @@ async fn tables_that_are_missing_are_an_error_that_says_what_to_do() {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("`onlyonce migrate --outbox`"), "{text}");
+    assert!(
+        !text.contains("partitions"),
+        "nothing else comes first: {text}"
+    );
     let output = Launch::of(["outbox", "status", "--database", &database.url()])
         .output()
         .await;
