@@ -92,6 +92,11 @@ impl Options {
     /// For how long whoever sends them goes on delivering messages, from the moment they were made, and how
     /// long a relay that was frozen may take to notice. 24 hours and a minute by default. Together they must
     /// be shorter than the dedupe window: otherwise a message could come when it was forgotten.
+    ///
+    /// Nobody holds senders to it. A relay's `max_age` counts from an event's first failure, and what waits in its
+    /// outbox during an outage does not age: its first delivery may be later than this, and is refused once it is
+    /// later than the window. Where that threatens, open the inbox with a larger window before: each sweep raises
+    /// the floor, below which nothing is applied any more, to the end of the window as it is then.
     pub fn max_delivery_age(mut self, age: Duration, lease: Duration) -> Self {
         (self.max_delivery_age, self.max_lease) = (age, lease);
         self

@@ -169,15 +169,23 @@ impl RelayOptions {
         self
     }
 
-    /// An event that has failed for so long becomes a dead letter; 24 h.
+    /// An event that has failed for so long becomes a dead letter; 24 h. It counts from the event's first failure:
+    /// while an event waits (no relay runs, the sink is down as a whole, an earlier one of its key fails) it does
+    /// not get any nearer to it.
     #[must_use]
     pub fn max_age(mut self, age: Duration) -> Self {
         self.max_age = age;
         self
     }
 
-    /// For how long receivers know repetitions. With it, tries that could come later than that are refused as a
-    /// setting: [`max_age`](Self::max_age) and a lease must fit in.
+    /// For how long receivers know repetitions. With it, settings are refused by which an event could be tried for
+    /// longer than that: [`max_age`](Self::max_age) and a lease must fit in.
+    ///
+    /// It does not bound how old an event is when it is delivered **first**: after an outage, behind a dead letter
+    /// or at a replay it can be any age. An inbox that counts its window from the making of the event refuses such
+    /// a one ([`Outcome::TooOld`](crate::inbox::Outcome::TooOld)), and never applies it. Where an outage may
+    /// outlast the window, open the inbox with a larger [one](crate::inbox::Options::dedupe_window) in time:
+    /// before the events are older than the present one, since what it has forgotten stays forgotten.
     #[must_use]
     pub fn receivers_remember(mut self, window: Duration) -> Self {
         self.dedupe_window = Some(window);
