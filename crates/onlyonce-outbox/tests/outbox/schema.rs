@@ -1,8 +1,9 @@
 //! Migrations: concurrent, repeated, missing, too new.
 
 use onlyonce_outbox::sinks::Memory;
-use onlyonce_outbox::{Connector, Error, Event, append, migrate, schema};
-use onlyonce_test::event::within;
+use onlyonce_outbox::{Connector, Error, Event, Relay, append, migrate, schema};
+use onlyonce_test::event::{Gate, within};
+use onlyonce_test::fault::{Action, PgFault};
 use onlyonce_test::postgres::{Database, Server};
 use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
@@ -40,6 +41,30 @@ async fn an_empty_database_is_said_to_need_its_migrations() {
         .await
         .unwrap_err();
     assert!(error.to_string().contains("run its migrations"), "{error}");
+}
+
+/// Partitions are nobody's concern then.
+#[tokio::test]
+async fn a_relay_looks_for_the_tables_before_all_else() {
+    let database = Database::fresh().await;
+    let fault = PgFault::start(&database.url()).await;
+    let gate = Gate::default();
+    let asked = |sql: &str| sql.contains("onlyonce_outbox_schema");
+    let held = fault.on_next(asked, Action::Hold(gate.clone()));
+    let options: PgConnectOptions = fault.url().parse().unwrap();
+    let relay = Relay::new(options.clone(), Memory::new("sink"), quick()).unwrap();
+    let running = tokio::spawn(relay.run(std::future::pending()));
+    within("the question", held.happened(1)).await;
+    // Whatever else the relay had begun would have come through by then.
+    for _ in 0..5 {
+        options.connect().await.unwrap();
+    }
+    gate.open();
+    let error = within("the end", running).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Schema(_)), "{error:?}");
+    let statements = fault.statements();
+    let of_upkeep = statements.iter().find(|sql| sql.contains("pg_inherits"));
+    assert_eq!(of_upkeep, None);
 }
 
 #[tokio::test]
