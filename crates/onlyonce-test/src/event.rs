@@ -16,14 +16,34 @@
 //! # });
 //! ```
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 /// How long anything is awaited before a test fails: far longer than a loaded machine needs.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Polls a future so many times, each time when it asks for it, and then drops it: a client that leaves.
+pub async fn polled<T>(times: usize, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = Box::pin(future);
+    let mut left = times;
+    poll_fn(move |context| match left {
+        0 => Poll::Ready(None),
+        _ => {
+            left -= 1;
+            match future.as_mut().poll(context) {
+                Poll::Ready(output) => Poll::Ready(Some(output)),
+                // The last poll is followed by the drop at once, while whoever was asked is at work.
+                Poll::Pending if left == 0 => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
+        }
+    })
+    .await
+}
 
 /// Awaits `future`, but not for longer than [`PATIENCE`].
 ///

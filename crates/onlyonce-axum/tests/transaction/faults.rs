@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use onlyonce::Policy;
 use onlyonce::body::RequestBody;
 use onlyonce_axum::{IdempotentTx, TransactionalLayer};
-use onlyonce_test::event::{Gate, within};
+use onlyonce_test::event::{Gate, polled, within};
 use onlyonce_test::fault::{Action, PgFault};
 use tower::ServiceExt;
 
@@ -51,24 +51,6 @@ async fn the_work_of_a_client_that_left_is_finished() {
         (201, "payment 1", true)
     );
     site.nothing_is_open().await;
-}
-
-/// Polls a request so many times, each time when it asks for it, and then drops it: a client that leaves.
-async fn polled<T>(times: usize, future: impl Future<Output = T>) -> Option<T> {
-    let mut future = Box::pin(future);
-    let mut left = times;
-    std::future::poll_fn(move |context| match left {
-        0 => Poll::Ready(None),
-        _ => {
-            left -= 1;
-            match future.as_mut().poll(context) {
-                Poll::Ready(output) => Poll::Ready(Some(output)),
-                Poll::Pending if left == 0 => Poll::Ready(None),
-                Poll::Pending => Poll::Pending,
-            }
-        }
-    })
-    .await
 }
 
 /// F5: a pool of one, and clients that leave at every point where they can, with a key and without.

@@ -1,7 +1,6 @@
 //! A payment service on a database of the test's own, and what is in that database.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Path;
@@ -14,10 +13,10 @@ use http_body_util::BodyExt;
 use onlyonce_axum::{IdempotentTx, TransactionalLayer};
 use onlyonce_outbox::Event;
 use onlyonce_test::event::{Gate, within};
+use onlyonce_test::postgres::ask::{eventually, run, value};
 use onlyonce_test::postgres::{Database, Server};
 use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Row, raw_sql};
 use tokio::sync::Mutex;
 use tower::ServiceExt;
 
@@ -89,13 +88,7 @@ impl Site {
     }
 
     pub async fn eventually(&self, what: &str, query: &str) {
-        let mut admin = self.admin.lock().await;
-        within(what, async {
-            while !value::<bool>(&mut admin, query).await {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        })
-        .await;
+        eventually(&mut *self.admin.lock().await, what, query).await;
     }
 
     /// F5: whoever is idle is not in a transaction, and nobody holds a lock.
@@ -115,23 +108,6 @@ pub fn pool(url: &str, connections: u32) -> PgPool {
         .max_connections(connections)
         // A pooler takes no such parameter.
         .connect_lazy_with(options.extra_float_digits(None))
-}
-
-async fn run(connection: &mut PgConnection, statements: &str) {
-    raw_sql(AssertSqlSafe(statements.to_owned()))
-        .execute(connection)
-        .await
-        .unwrap();
-}
-
-async fn value<T>(connection: &mut PgConnection, query: &str) -> T
-where
-    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
-{
-    let row = raw_sql(AssertSqlSafe(query.to_owned()))
-        .fetch_one(connection)
-        .await;
-    row.unwrap().get(0)
 }
 
 /// What fails is a 500, as in most services.

@@ -1,6 +1,5 @@
 //! Connections that break, hang, are refused, or belong to calls that were dropped.
 
-use std::task::Poll;
 use std::time::Duration;
 
 use onlyonce::Epoch;
@@ -8,7 +7,7 @@ use onlyonce::store::operator::{FREED_REST, Operator, Resolution};
 use onlyonce::store::{Claimed, Present, Settled, Store, StoreErrorKind};
 use onlyonce_sqlx::PostgresStore;
 use onlyonce_test::conformance::sample::{acquired, claim, completed, present, response, rival};
-use onlyonce_test::event::{Gate, within};
+use onlyonce_test::event::{Gate, polled, within};
 use onlyonce_test::fault::{Action, PgFault};
 use tokio::net::TcpListener;
 
@@ -16,25 +15,6 @@ use crate::fixture::{Postgres, eventually, settings, value};
 
 fn insertion(sql: &str) -> bool {
     sql.contains("insert into onlyonce_records")
-}
-
-/// Polls a future so many times, each time when it asks for it, and then drops it.
-async fn polled<T>(times: usize, future: impl Future<Output = T>) -> Option<T> {
-    let mut future = Box::pin(future);
-    let mut left = times;
-    std::future::poll_fn(move |context| match left {
-        0 => Poll::Ready(None),
-        _ => {
-            left -= 1;
-            match future.as_mut().poll(context) {
-                Poll::Ready(output) => Poll::Ready(Some(output)),
-                // The last poll is followed by the drop at once, while the server is at work.
-                Poll::Pending if left == 0 => Poll::Ready(None),
-                Poll::Pending => Poll::Pending,
-            }
-        }
-    })
-    .await
 }
 
 /// F5: a pool of one connection, and calls that are dropped at every point where they can be.
