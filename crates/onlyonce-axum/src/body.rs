@@ -199,8 +199,9 @@ where
     fn size_hint(&self) -> SizeHint {
         let read = u64::try_from(self.data.len()).unwrap_or(u64::MAX);
         match &self.rest {
-            Rest::Nothing => SizeHint::with_exact(read),
-            Rest::Broken(_) => {
+            Rest::Nothing if self.trailers.is_none() => SizeHint::with_exact(read),
+            // A server that knows the length sends it, and HTTP/1 has no trailers then.
+            Rest::Nothing | Rest::Broken(_) => {
                 let mut hint = SizeHint::new();
                 hint.set_lower(read);
                 hint
