@@ -75,6 +75,14 @@ impl Fields {
     }
 }
 
+impl From<&http::HeaderMap> for Fields {
+    /// In the order that the map gives, names in lower case.
+    fn from(map: &http::HeaderMap) -> Self {
+        let value = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into();
+        Self(map.iter().map(|(n, v)| (n.to_string(), value(v))).collect())
+    }
+}
+
 impl<const N: usize> From<[(&str, &str); N]> for Fields {
     fn from(fields: [(&str, &str); N]) -> Self {
         Self(fields.map(|(n, v)| (n.to_owned(), v.to_owned())).into())

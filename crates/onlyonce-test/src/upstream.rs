@@ -38,8 +38,10 @@ use crate::event::Counter;
 use crate::http1::Fields;
 
 mod connection;
+mod in_process;
 mod reply;
 
+pub use self::in_process::{Died, ReplyBody};
 pub use self::reply::{At, Break, Reply, Stream};
 
 /// A request that the service has read to its end.

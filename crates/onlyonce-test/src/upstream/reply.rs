@@ -40,12 +40,12 @@ pub enum Break {
 /// What to do with one request. A value: it can be cloned and used again, but for [`Reply::streaming`].
 #[derive(Debug, Clone)]
 pub struct Reply {
-    status: u16,
-    fields: Vec<(String, String)>,
-    body: Body,
+    pub(super) status: u16,
+    pub(super) fields: Vec<(String, String)>,
+    pub(super) body: Body,
     interim: Vec<u16>,
     gate: Option<Gate>,
-    breaks: Option<(At, Break)>,
+    pub(super) breaks: Option<(At, Break)>,
     effect: bool,
 }
 
@@ -186,7 +186,8 @@ impl Reply {
         self
     }
 
-    pub(super) fn has_effect(&self) -> bool {
+    /// Whether the request is an effect.
+    pub fn has_effect(&self) -> bool {
         self.effect
     }
 
