@@ -1,9 +1,9 @@
 //! What official SDKs send and do: raw keys of their own shapes, lower-case names, forms, the same bytes for
 //! every attempt, and a retry after a lost connection, a 409 or a 5xx.
 
-use onlyonce_test::client::{Raw, Response};
+use onlyonce_test::client::Response;
 use onlyonce_test::event::{Gate, within};
-use onlyonce_test::upstream::{At, Break, Reply};
+use onlyonce_test::upstream::Reply;
 
 use crate::support::*;
 
@@ -39,10 +39,10 @@ fn tries_again(answer: &Response) -> bool {
     }
 }
 
+three_ways!(a_client_that_lost_patience_gets_the_first_answer);
 /// A client that gave up waiting comes back with the same bytes until it has an answer.
-#[tokio::test]
-async fn a_client_that_lost_patience_gets_the_first_answer() {
-    let site = Site::start().await;
+async fn a_client_that_lost_patience_gets_the_first_answer(front: Front) {
+    let site = Site::start(front).await;
     for (number, attempt) in [|_| FORM.to_owned(), json].into_iter().enumerate() {
         let gate = Gate::default();
         let reply = Reply::new(200).body(format!("paid {number}"));
@@ -56,7 +56,7 @@ async fn a_client_that_lost_patience_gets_the_first_answer() {
         problem(&busy, 409, "request-in-progress");
         assert!(tries_again(&busy));
         gate.open();
-        site.proxy.logged("outcome=\"fresh\"").await;
+        site.guard.recorded().await;
         let answer = within("an answer that is final", async {
             let mut tries = 2;
             loop {
@@ -73,28 +73,25 @@ async fn a_client_that_lost_patience_gets_the_first_answer() {
             (answer.status, answer.text()),
             (200, &*format!("paid {number}"))
         );
-        assert_eq!(site.legacy.effects(), number + 1);
+        assert_eq!(site.effects().await, number + 1);
     }
     let journal = site.legacy.journal();
     assert!(FORM.ends_with(std::str::from_utf8(&journal[0].body).expect("text")));
     assert_eq!(journal[0].body.len(), 47);
 }
 
+three_ways!(a_client_that_gives_up_on_409_is_held_instead);
 /// `--wait`: for those who give up on 409 sooner than the service answers.
-#[tokio::test]
-async fn a_client_that_gives_up_on_409_is_held_instead() {
-    let legacy = charges().await;
+async fn a_client_that_gives_up_on_409_is_held_instead(front: Front) {
+    let site = Site::with(front, &[("policy.wait", "30s")]).await;
     let gate = Gate::default();
-    legacy.script(Reply::new(200).body("paid").held_at(&gate));
-    let launch = serve(&legacy.url(), "memory:", &[])
-        .arg("--wait")
-        .arg("30s");
-    let proxy = launch.start().await;
-    let mut first = Raw::connect(proxy.addr()).await;
+    site.legacy
+        .script(Reply::new(200).body("paid").held_at(&gate));
+    let mut first = site.connect().await;
     first.send(FORM).await;
     gate.reached(1).await;
     drop(first);
-    let mut retry = Raw::connect(proxy.addr()).await;
+    let mut retry = site.connect().await;
     retry.send(FORM).await;
     gate.open();
     let answer = retry.response().await.expect("a head");
@@ -102,20 +99,27 @@ async fn a_client_that_gives_up_on_409_is_held_instead() {
         (answer.status, answer.text(), answer.is_replay()),
         (200, "paid", true)
     );
-    assert_eq!(legacy.effects(), 1);
+    assert_eq!(site.effects().await, 1);
 }
 
+three_ways!(no_client_can_retry_itself_into_a_second_effect);
 /// An outcome that nobody knows is final for them: `x-should-retry` says so to those who read it, and those
 /// who do not get the same again, and no effect.
-#[tokio::test]
-async fn no_client_can_retry_itself_into_a_second_effect() {
-    let site = Site::start().await;
-    site.legacy
-        .script(Reply::new(200).breaks(At::AfterRequest, Break::Reset));
-    let lost = site.ask(json(0)).await;
-    assert!(!tries_again(&lost));
-    for attempt in 1..5 {
-        problem(&site.ask(json(attempt)).await, 409, "outcome-unknown");
+async fn no_client_can_retry_itself_into_a_second_effect(front: Front) {
+    let site = Site::start(front).await;
+    site.loses(json(0)).await;
+    if front.leaves(End::NoAnswer) == Left::Nothing {
+        // The first effect was undone, and this is the one.
+        assert_eq!(site.ask(json(1)).await.status, 201);
     }
-    assert_eq!(site.legacy.effects(), 1);
+    let effects = site.effects().await;
+    for attempt in 2..6 {
+        let again = site.ask(json(attempt)).await;
+        match front.leaves(End::NoAnswer) {
+            Left::Nothing => assert!(again.is_replay()),
+            Left::Answer | Left::Unknown => unknown(&again, 409),
+        }
+        assert!(!tries_again(&again));
+    }
+    assert_eq!(site.effects().await, effects);
 }

@@ -1,7 +1,10 @@
-//! The page of behaviours names tests that exist, and all tests of this program.
+//! The page of behaviours names tests that exist, and all tests of this program; and these run three ways, or are listed.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use crate::differences::PROXY_ONLY;
 
 fn root() -> &'static Path {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -60,22 +63,51 @@ fn the_page_names_tests_that_exist() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
+/// The tests of this program, and those of them that run three ways.
+fn tests_here() -> (BTreeSet<String>, BTreeSet<String>) {
+    let mut files = Vec::new();
+    sources(&root().join("tests/tests/http"), &mut files);
+    let (mut alone, mut three_ways) = (BTreeSet::new(), BTreeSet::new());
+    for (path, text) in &files {
+        let module = path.file_stem().expect("a name").to_string_lossy();
+        if ["alike", "documented", "front"].contains(&&*module) {
+            continue;
+        }
+        let name = |test: &str| format!("{module}::{test}");
+        let plain = text.split("#[tokio::test]").skip(1);
+        let plain = plain.filter_map(|rest| rest.split_once("fn ")?.1.split_once('('));
+        alone.extend(plain.map(|(test, _)| name(test)));
+        let made = text.split("three_ways!(").skip(1);
+        let made = made.filter_map(|rest| rest.split_once(')'));
+        three_ways.extend(made.map(|(test, _)| name(test)));
+    }
+    (alone, three_ways)
+}
+
 #[test]
 fn the_page_names_every_test_here() {
     let page = fs::read_to_string(root().join("docs/behaviour.md")).expect("the page");
-    let mut all = Vec::new();
-    sources(&root().join("tests/tests/http"), &mut all);
-    all.retain(|(path, _)| !path.ends_with("documented.rs"));
-    let mut unnamed = Vec::new();
-    for (path, text) in &all {
-        let module = path.file_stem().expect("a name").to_string_lossy();
-        let tests = text.split("#[tokio::test]").skip(1);
-        for test in tests.filter_map(|rest| rest.split_once("fn ")?.1.split_once('(')) {
-            let name = format!("{module}::{}", test.0);
-            if !page.contains(&format!("`{name}`")) {
-                unnamed.push(name);
-            }
+    let (alone, three_ways) = tests_here();
+    assert!(alone.len() + three_ways.len() > 100);
+    let all = alone.iter().chain(&three_ways);
+    let unnamed: Vec<_> = all
+        .filter(|name| !page.contains(&format!("`{name}`")))
+        .collect();
+    assert!(unnamed.is_empty(), "{unnamed:#?}");
+}
+
+/// Who is not asked three ways is so for a reason, which is written down.
+#[test]
+fn every_test_runs_three_ways_unless_it_is_listed() {
+    let mut reasons = BTreeMap::new();
+    for (why, names) in PROXY_ONLY {
+        for name in *names {
+            let before = reasons.insert((*name).to_owned(), why);
+            assert_eq!(before, None, "{name} is listed twice");
         }
     }
-    assert!(unnamed.is_empty(), "{unnamed:#?}");
+    let listed: BTreeSet<_> = reasons.into_keys().collect();
+    let (alone, three_ways) = tests_here();
+    assert_eq!(listed, alone, "what is listed, and what is not three ways");
+    assert!(three_ways.len() > 100, "{}", three_ways.len());
 }

@@ -1,29 +1,28 @@
 //! F: the first request with a key.
 
-use onlyonce_test::client::Raw;
 use onlyonce_test::event::Gate;
 use onlyonce_test::process::Launch;
 use onlyonce_test::upstream::Reply;
 
 use crate::support::*;
 
-#[tokio::test]
-async fn f1_f3_f4_f9_it_is_forwarded_once_and_answered_as_the_service_does() {
-    let site = Site::start().await;
+three_ways!(f1_f3_f4_f9_it_is_forwarded_once_and_answered_as_the_service_does);
+async fn f1_f3_f4_f9_it_is_forwarded_once_and_answered_as_the_service_does(front: Front) {
+    let site = Site::start(front).await;
     for (number, key) in [(1, "k-1"), (2, "\"quoted;  key\""), (3, "ab+/c==")] {
         let answer = site.ask(post(key)).await;
         assert_eq!(answer.status, 201, "F1");
         assert_eq!(answer.text(), format!("charge {number}"));
         assert_eq!(answer.fields.get("idempotent-replayed"), None, "F3");
         assert_eq!(answer.fields.get("idempotency-key"), None, "F4");
-        assert_eq!(site.legacy.effects_of(key), 1, "F9: as it was written");
+        assert_eq!(site.effects_of(key).await, 1, "F9: as it was written");
     }
     assert_eq!(site.legacy.requests(), 3, "F1");
 }
 
-#[tokio::test]
-async fn f4_the_key_is_echoed_where_that_is_asked_for() {
-    let site = Site::with(&[("policy.echo-key", "true")]).await;
+three_ways!(f4_the_key_is_echoed_where_that_is_asked_for);
+async fn f4_the_key_is_echoed_where_that_is_asked_for(front: Front) {
+    let site = Site::with(front, &[("policy.echo-key", "true")]).await;
     for key in ["k-1", "\"quoted,  key\""] {
         for replayed in [false, true] {
             let answer = site.ask(post(key)).await;
@@ -33,23 +32,21 @@ async fn f4_the_key_is_echoed_where_that_is_asked_for() {
         let other = site.ask(post(key).body("other")).await;
         assert_eq!(other.fields.get("idempotency-key"), Some(key), "F4");
     }
-    assert_eq!(site.legacy.effects(), 2);
+    assert_eq!(site.effects().await, 2);
 }
 
+three_ways!(f1_f2_the_claim_is_stored_before_the_service_sees_the_request);
 /// F2: while the service is at work, another process already finds the claim in the file.
-#[tokio::test]
-async fn f1_f2_the_claim_is_stored_before_the_service_sees_the_request() {
-    let legacy = charges().await;
+async fn f1_f2_the_claim_is_stored_before_the_service_sees_the_request(front: Front) {
+    let shop = Shop::lasting(front).await;
     let gate = Gate::default();
-    legacy.script(Reply::new(201).held_at(&gate));
-    let directory = tempfile::tempdir().expect("a directory");
-    let store = format!("sqlite://{}", directory.path().join("o.db").display());
-    let proxy = serve(&legacy.url(), &store, &[]).start().await;
-    let mut client = Raw::connect(proxy.addr()).await;
+    shop.legacy.script(Reply::new(201).held_at(&gate));
+    let guard = shop.open(&[]).await;
+    let mut client = guard.connect().await;
     client.send(post("k")).await;
     gate.reached(1).await;
 
-    let list = Launch::of(["records", "list", "--json", "--store", &store]);
+    let list = Launch::of(["records", "list", "--json", "--store", &shop.store()]);
     let listed = || async {
         let output = list.output().await;
         let records: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -59,36 +56,39 @@ async fn f1_f2_the_claim_is_stored_before_the_service_sees_the_request() {
             .map(|record| record["state"].clone())
             .collect::<Vec<_>>()
     };
-    assert_eq!(listed().await, ["in-flight"]);
+    let claimed: &[&str] = if front.shows_claims() {
+        &["in-flight"]
+    } else {
+        &[]
+    };
+    assert_eq!(listed().await, claimed);
     gate.open();
     assert_eq!(client.response().await.expect("a head").status, 201);
     assert_eq!(listed().await, ["completed"], "F5");
 }
 
+three_ways!(f5_the_record_is_settled_before_the_answer_ends);
 /// Whoever has seen the last byte of the first answer gets the replay, never a 409.
-#[tokio::test]
-async fn f5_the_record_is_settled_before_the_answer_ends() {
-    let legacy = charges().await;
-    let directory = tempfile::tempdir().expect("a directory");
-    let store = format!("sqlite://{}", directory.path().join("o.db").display());
-    let proxy = serve(&legacy.url(), &store, &[]).start().await;
+async fn f5_the_record_is_settled_before_the_answer_ends(front: Front) {
+    let shop = Shop::lasting(front).await;
+    let guard = shop.open(&[]).await;
     for round in 0..30 {
         let reply = Reply::new(201);
-        legacy.script(match round % 3 {
+        shop.legacy.script(match round % 3 {
             0 => reply.body("of known length"),
             1 => reply.chunked(["of unknown ", "length"], []),
             _ => reply, // none
         });
         let request = post(format!("k-{round}"));
-        let first = ask(&proxy, &request).await;
-        replayed(&first, &ask(&proxy, &request).await);
+        let first = guard.ask(&request).await;
+        replayed(&first, &guard.ask(&request).await);
     }
-    assert_eq!(legacy.effects(), 30);
+    assert_eq!(shop.effects().await, 30);
 }
 
-#[tokio::test]
-async fn f6_a_client_that_leaves_does_not_stop_the_work() {
-    let site = Site::start().await;
+three_ways!(f6_a_client_that_leaves_does_not_stop_the_work);
+async fn f6_a_client_that_leaves_does_not_stop_the_work(front: Front) {
+    let site = Site::start(front).await;
     let gate = Gate::default();
     site.legacy
         .script(Reply::new(201).body("done").held_at(&gate));
@@ -97,16 +97,16 @@ async fn f6_a_client_that_leaves_does_not_stop_the_work() {
     gate.reached(1).await;
     client.reset();
     gate.open();
-    site.proxy.logged("outcome=\"fresh\"").await;
+    site.guard.recorded().await;
     let retry = site.ask(post("k")).await;
     assert!(retry.is_replay());
     assert_eq!((retry.status, retry.text()), (201, "done"));
     assert_eq!(site.legacy.requests(), 1);
 }
 
-#[tokio::test]
-async fn f7_an_upload_that_breaks_off_is_never_forwarded() {
-    let site = Site::start().await;
+three_ways!(f7_an_upload_that_breaks_off_is_never_forwarded);
+async fn f7_an_upload_that_breaks_off_is_never_forwarded(front: Front) {
+    let site = Site::start(front).await;
     let head = "POST /charges HTTP/1.1\r\nHost: s\r\nIdempotency-Key: k\r\n";
     for rest in [
         "Content-Length: 100\r\n\r\namount=100",
@@ -131,32 +131,32 @@ async fn f7_an_upload_that_breaks_off_is_never_forwarded() {
     assert_eq!(site.legacy.requests(), 1);
 }
 
-#[tokio::test]
-async fn f8_two_keys_are_two_operations_whatever_the_payload() {
-    let site = Site::start().await;
+three_ways!(f8_two_keys_are_two_operations_whatever_the_payload);
+async fn f8_two_keys_are_two_operations_whatever_the_payload(front: Front) {
+    let site = Site::start(front).await;
     let first = site.ask(post("a")).await;
     let second = site.ask(post("b")).await;
     assert_ne!(first.body, second.body);
-    assert_eq!(site.legacy.effects(), 2);
+    assert_eq!(site.effects().await, 2);
 }
 
+three_ways!(f10_who_loses_the_claim_never_forwards);
 /// F10: the claim of another process is seen in the store.
-#[tokio::test]
-async fn f10_who_loses_the_claim_never_forwards() {
-    let legacy = charges().await;
+async fn f10_who_loses_the_claim_never_forwards(front: Front) {
+    let shop = Shop::lasting(front).await;
     let gate = Gate::default();
-    legacy.script(Reply::new(201).body("done").held_at(&gate));
-    let directory = tempfile::tempdir().expect("a directory");
-    let store = format!("sqlite://{}", directory.path().join("o.db").display());
-    let one = serve(&legacy.url(), &store, &[]).start().await;
-    let other = serve(&legacy.url(), &store, &[]).start().await;
-    let mut client = Raw::connect(one.addr()).await;
+    shop.legacy
+        .script(Reply::new(201).body("done").held_at(&gate));
+    let one = shop.open(&[]).await;
+    let other = shop.open(&[]).await;
+    let mut client = one.connect().await;
     client.send(post("k")).await;
     gate.reached(1).await;
-    let lost = ask(&other, post("k")).await;
+    let lost = other.ask(post("k")).await;
     problem(&lost, 409, "request-in-progress");
     gate.open();
     let first = client.response().await.expect("a head");
-    replayed(&first, &ask(&other, post("k")).await);
-    assert_eq!(legacy.requests(), 1);
+    replayed(&first, &other.ask(post("k")).await);
+    assert_eq!(shop.legacy.requests(), 1);
+    assert_eq!(shop.effects().await, 1);
 }

@@ -1,9 +1,7 @@
 //! C: responses, fields and connections, where they meet keys. What has nothing to do with keys is tested
 //! beside the forwarder and the listener.
 
-use onlyonce_test::client::Raw;
 use onlyonce_test::event::{Counter, Gate};
-use onlyonce_test::process::Signal;
 use onlyonce_test::upstream::Reply;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -13,7 +11,7 @@ use crate::support::*;
 /// C-R1, C-R3, C-R6, C-R8, S10: an answer that no proxy may pass on is none, for the client and for the record.
 #[tokio::test]
 async fn c_r_invalid_answers_are_unknown() {
-    let site = Site::with(&[("upstream.head-max", "16KiB")]).await;
+    let site = Site::with(Front::Proxy, &[("upstream.head-max", "16KiB")]).await;
     let large = format!("X: {}\r\n", "x".repeat(20_000));
     for (number, (item, lines)) in [
         ("C-R1", "Content-Length: 2\r\nContent-Length: 3\r\n"),
@@ -37,7 +35,7 @@ async fn c_r_invalid_answers_are_unknown() {
         let key = format!("k-{number}");
         problem(&site.ask(post(&key)).await, 502, "outcome-unknown");
         problem(&site.ask(post(&key)).await, 409, "outcome-unknown");
-        assert_eq!(site.legacy.effects_of(&key), 1, "{item}: {lines:?}");
+        assert_eq!(site.effects_of(&key).await, 1, "{item}: {lines:?}");
     }
     assert_eq!(
         site.legacy.connections(),
@@ -49,7 +47,7 @@ async fn c_r_invalid_answers_are_unknown() {
 /// C-R2: what comes behind an answer is not the answer to the next request, of another caller perhaps.
 #[tokio::test]
 async fn c_r2_bytes_behind_an_answer_poison_no_record() {
-    let site = Site::start().await;
+    let site = Site::start(Front::Proxy).await;
     let evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
     let honest = "HTTP/1.1 201 Created\r\nContent-Length: 6\r\n\r\nhonest";
     site.legacy.script(Reply::raw(format!("{honest}{evil}")));
@@ -70,7 +68,7 @@ async fn c_r2_bytes_behind_an_answer_poison_no_record() {
 
 #[tokio::test]
 async fn c_r4_content_where_there_is_none_is_dropped() {
-    let site = Site::start().await;
+    let site = Site::start(Front::Proxy).await;
     for (status, line) in [
         (204, "Content-Length: 5"),
         (204, "Transfer-Encoding: chunked"),
@@ -95,7 +93,7 @@ async fn c_r4_content_where_there_is_none_is_dropped() {
 
 #[tokio::test]
 async fn c_r5_c_r9_many_interim_responses_and_no_date() {
-    let site = Site::start().await;
+    let site = Site::start(Front::Proxy).await;
     let reply = (0..500).fold(Reply::new(201), |reply, _| reply.interim(102));
     site.legacy.script(reply.body("made"));
     let first = site.ask(post("k")).await;
@@ -106,7 +104,7 @@ async fn c_r5_c_r9_many_interim_responses_and_no_date() {
 
 #[tokio::test]
 async fn c_h1_c_h2_c_h3_c_h5_c_v1_a_guarded_request_is_cleaned_like_any_other() {
-    let site = Site::start().await;
+    let site = Site::start(Front::Proxy).await;
     let request = post("k")
         .line("Connection: close, X-Own, X-Forwarded-For, Host, Content-Length, Via")
         .line("X-Own: 1")
@@ -141,9 +139,9 @@ async fn c_h1_c_h2_c_h3_c_h5_c_v1_a_guarded_request_is_cleaned_like_any_other() 
     assert_eq!(unknown, ["a, b", "c"], "C-H5: apart, in order");
 }
 
-#[tokio::test]
-async fn c_t1_c_f13_targets_of_guarded_requests_arrive_byte_for_byte() {
-    let site = Site::start().await;
+three_ways!(c_t1_c_f13_targets_of_guarded_requests_arrive_byte_for_byte);
+async fn c_t1_c_f13_targets_of_guarded_requests_arrive_byte_for_byte(front: Front) {
+    let site = Site::start(front).await;
     for (number, target) in [
         "//a",
         "/./a/../b",
@@ -182,7 +180,7 @@ async fn c_t3_c_t4_only_trusted_peers_say_where_a_request_comes_from() {
             .line("X-Real-IP: 1.2.3.4")
             .line("Forwarded: for=1.2.3.4;proto=https")
     };
-    let stranger = Site::start().await;
+    let stranger = Site::start(Front::Proxy).await;
     stranger.ask(spoofed()).await;
     let head = String::from_utf8_lossy(&stranger.legacy.journal()[0].head).into_owned();
     assert!(
@@ -190,7 +188,7 @@ async fn c_t3_c_t4_only_trusted_peers_say_where_a_request_comes_from() {
         "C-T3, C-T4: {head}"
     );
 
-    let trusted = Site::with(&[("listen.trusted-peers", "127.0.0.0/8")]).await;
+    let trusted = Site::with(Front::Proxy, &[("listen.trusted-peers", "127.0.0.0/8")]).await;
     trusted.ask(spoofed()).await;
     let received = &trusted.legacy.journal()[0];
     for (name, value) in [
@@ -211,7 +209,7 @@ async fn c_t3_c_t4_only_trusted_peers_say_where_a_request_comes_from() {
 #[tokio::test]
 async fn c_t2_the_host_is_kept_or_rewritten() {
     for (policy, rewritten) in [("preserve", false), ("rewrite", true)] {
-        let site = Site::with(&[("upstream.host", policy)]).await;
+        let site = Site::with(Front::Proxy, &[("upstream.host", policy)]).await;
         site.ask(post("k")).await;
         let received = &site.legacy.journal()[0];
         let own = site.legacy.addr().to_string();
@@ -228,7 +226,7 @@ async fn c_t2_the_host_is_kept_or_rewritten() {
 /// C-V2: a request that has been here is refused, and its key stays free.
 #[tokio::test]
 async fn c_v2_a_loop_is_refused_and_takes_no_key() {
-    let site = Site::start().await;
+    let site = Site::start(Front::Proxy).await;
     site.ask(post("first")).await;
     let via = site.legacy.journal()[0]
         .fields
@@ -247,7 +245,7 @@ async fn c_v2_a_loop_is_refused_and_takes_no_key() {
 
 #[tokio::test]
 async fn c_v3_c_v4_max_forwards_counts_for_options_and_traces_pass() {
-    let site = Site::start().await;
+    let site = Site::start(Front::Proxy).await;
     let answer = site
         .ask(unkeyed("OPTIONS", "/a").line("Max-Forwards: 0"))
         .await;
@@ -269,10 +267,10 @@ async fn c_v3_c_v4_max_forwards_counts_for_options_and_traces_pass() {
     );
 }
 
+three_ways!(c_l3_an_upload_that_pauses_is_given_up);
 /// C-L3: an upload that pauses ends, and has claimed nothing.
-#[tokio::test]
-async fn c_l3_an_upload_that_pauses_is_given_up() {
-    let site = Site::with(&[("policy.body-idle-max", "300ms")]).await;
+async fn c_l3_an_upload_that_pauses_is_given_up(front: Front) {
+    let site = Site::with(front, &[("policy.body-idle-max", "300ms")]).await;
     let mut client = site.connect().await;
     client
         .send(keyed("POST", "/charges", "k").line("Content-Length: 1000"))
@@ -297,10 +295,10 @@ async fn c_l3_an_upload_that_pauses_is_given_up() {
     assert_eq!(site.legacy.requests(), 1);
 }
 
+three_ways!(c_l5_uploads_share_one_bound);
 /// C-L5: all uploads together are bounded; what does not fit claims nothing, and its rest is no request.
-#[tokio::test]
-async fn c_l5_uploads_share_one_bound() {
-    let site = Site::with(&[("limits.uploaded-max", "16KiB")]).await;
+async fn c_l5_uploads_share_one_bound(front: Front) {
+    let site = Site::with(front, &[("limits.uploaded-max", "16KiB")]).await;
     let gate = Gate::default();
     site.legacy.script(Reply::new(201).held_at(&gate));
     let body = vec![b'x'; 10_000];
@@ -329,28 +327,23 @@ async fn c_l5_uploads_share_one_bound() {
     assert_eq!(site.legacy.requests(), 2);
 }
 
+three_ways!(c_n5_a_drain_records_what_no_client_waits_for);
 /// C-N5: a request in progress ends and is recorded, though its client has left; the next process replays.
-#[tokio::test]
-async fn c_n5_a_drain_records_what_no_client_waits_for() {
-    let legacy = charges().await;
+async fn c_n5_a_drain_records_what_no_client_waits_for(front: Front) {
+    let shop = Shop::lasting(front).await;
     let gate = Gate::default();
-    legacy.script(Reply::new(201).body("charge 1").held_at(&gate));
-    let directory = tempfile::tempdir().expect("a directory");
-    let store = format!("sqlite://{}", directory.path().join("o.db").display());
-    let launch = serve(&legacy.url(), &store, &[]);
-    let mut proxy = launch.start().await;
-    let mut client = Raw::connect(proxy.addr()).await;
+    shop.legacy
+        .script(Reply::new(201).body("charge 1").held_at(&gate));
+    let mut guard = shop.open(&[]).await;
+    let mut client = guard.connect().await;
     client.send(post("k")).await;
     gate.reached(1).await;
     client.reset();
-    proxy.signal(Signal::TERM);
-    proxy.logged("draining").await;
-    gate.open();
-    assert!(proxy.exited().await.success(), "C-N5");
-    let again = ask(&launch.start().await, post("k")).await;
+    guard.drain(|| gate.open()).await;
+    let again = shop.open(&[]).await.ask(post("k")).await;
     assert!(again.is_replay());
     assert_eq!((again.status, again.text()), (201, "charge 1"));
-    assert_eq!(legacy.effects(), 1);
+    assert_eq!(shop.effects().await, 1);
 }
 
 /// A service that answers before it has read the request, as nginx does with one that is too large, and
@@ -381,9 +374,9 @@ async fn o3_an_answer_amid_the_upload_is_kept() {
     let proxy = serve(&url, "memory:", &[]).start().await;
     for key in ["a", "b", "c"] {
         let request = post(key).body(vec![b'x'; 6 << 20]);
-        let first = ask(&proxy, &request).await;
+        let first = ask(proxy.addr(), &request).await;
         assert_eq!((first.status, first.text()), (413, "large"), "O3");
-        replayed(&first, &ask(&proxy, &request).await);
+        replayed(&first, &ask(proxy.addr(), &request).await);
     }
     assert_eq!(answered.get(), 3, "C-N1: each was sent once");
     service.abort();

@@ -4,10 +4,10 @@ use crate::support::*;
 
 const REQUIRED: (&str, &str) = ("policy.require-key", "true");
 
-#[tokio::test]
-async fn r1_r2_r5_a_missing_key_is_refused_where_it_is_required() {
+three_ways!(r1_r2_r5_a_missing_key_is_refused_where_it_is_required);
+async fn r1_r2_r5_a_missing_key_is_refused_where_it_is_required(front: Front) {
     let page = "https://shop.example/docs/keys";
-    let site = Site::with(&[REQUIRED, ("policy.documentation", page)]).await;
+    let site = Site::with(front, &[REQUIRED, ("policy.documentation", page)]).await;
     for accept in ["*/*", "text/html", "application/json;q=0.1, image/png"] {
         let request = unkeyed("POST", "/charges").line(format!("Accept: {accept}"));
         let answer = site.ask(request.body("amount=100")).await;
@@ -31,20 +31,21 @@ async fn r1_r2_r5_a_missing_key_is_refused_where_it_is_required() {
 async fn r1_the_flag_requires_keys_too() {
     let legacy = charges().await;
     let launch = serve(&legacy.url(), "memory:", &[]).arg("--require-key");
-    let answer = ask(&launch.start().await, unkeyed("POST", "/").body("")).await;
+    let proxy = launch.start().await;
+    let answer = ask(proxy.addr(), unkeyed("POST", "/").body("")).await;
     problem(&answer, 400, "idempotency-key-missing");
     assert_eq!(legacy.requests(), 0);
 }
 
-#[tokio::test]
-async fn r3_r6_without_a_key_each_request_is_forwarded_as_it_is() {
-    let site = Site::start().await;
+three_ways!(r3_r6_without_a_key_each_request_is_forwarded_as_it_is);
+async fn r3_r6_without_a_key_each_request_is_forwarded_as_it_is(front: Front) {
+    let site = Site::start(front).await;
     let request = unkeyed("POST", "/charges").body("amount=100");
     for number in 1..=2 {
         let answer = site.ask(&request).await;
         assert_eq!(answer.text(), format!("charge {number}"), "R3");
         assert_eq!(answer.fields.get("idempotent-replayed"), None, "R3");
-        assert_eq!(site.legacy.effects(), number);
+        assert_eq!(site.effects().await, number);
     }
     for received in site.legacy.journal() {
         assert_eq!(received.key(), None, "R6: no key is made up");
@@ -52,10 +53,10 @@ async fn r3_r6_without_a_key_each_request_is_forwarded_as_it_is() {
     }
 }
 
+three_ways!(r7_a_first_answer_is_the_same_with_a_key_and_without);
 /// R7: some browsers send keys unasked. One must not change what the client gets.
-#[tokio::test]
-async fn r7_a_first_answer_is_the_same_with_a_key_and_without() {
-    let site = Site::start().await;
+async fn r7_a_first_answer_is_the_same_with_a_key_and_without(front: Front) {
+    let site = Site::start(front).await;
     site.legacy.answer_with(|_| {
         onlyonce_test::upstream::Reply::new(404)
             .field("Date", "Mon, 01 Jan 2024 00:00:00 GMT")

@@ -10,9 +10,9 @@ fn reused(answer: &Response) {
     assert_eq!(answer.fields.get("retry-after"), None, "G11");
 }
 
-#[tokio::test]
-async fn m1_m2_m17_another_body_is_refused_and_poisons_nothing() {
-    let site = Site::start().await;
+three_ways!(m1_m2_m17_another_body_is_refused_and_poisons_nothing);
+async fn m1_m2_m17_another_body_is_refused_and_poisons_nothing(front: Front) {
+    let site = Site::start(front).await;
     let first = site
         .ask(post("k").body("amount=1&card=4242424242424242"))
         .await;
@@ -38,9 +38,9 @@ async fn m1_m2_m17_another_body_is_refused_and_poisons_nothing() {
     assert_eq!(site.legacy.requests(), 1, "M1");
 }
 
-#[tokio::test]
-async fn m3_m5_another_path_or_method_is_another_record() {
-    let site = Site::start().await;
+three_ways!(m3_m5_another_path_or_method_is_another_record);
+async fn m3_m5_another_path_or_method_is_another_record(front: Front) {
+    let site = Site::start(front).await;
     let mut seen = Vec::new();
     for (method, target) in [
         ("POST", "/charges"),
@@ -57,12 +57,12 @@ async fn m3_m5_another_path_or_method_is_another_record() {
         assert!(!seen.contains(&first.body), "never another route's answer");
         seen.push(first.body);
     }
-    assert_eq!(site.legacy.effects(), 6);
+    assert_eq!(site.effects().await, 6);
 }
 
-#[tokio::test]
-async fn m3_m5_in_the_account_scope_another_path_or_method_is_refused() {
-    let site = Site::with(&[("policy.scope", "account")]).await;
+three_ways!(m3_m5_in_the_account_scope_another_path_or_method_is_refused);
+async fn m3_m5_in_the_account_scope_another_path_or_method_is_refused(front: Front) {
+    let site = Site::with(front, &[("policy.scope", "account")]).await;
     let first = site.ask(keyed("POST", "/charges", "k").body("x")).await;
     for (method, target) in [("POST", "/refunds"), ("PATCH", "/charges")] {
         reused(&site.ask(keyed(method, target, "k").body("x")).await);
@@ -74,9 +74,9 @@ async fn m3_m5_in_the_account_scope_another_path_or_method_is_refused() {
     assert_eq!(site.legacy.requests(), 1);
 }
 
-#[tokio::test]
-async fn m4_another_query_is_refused() {
-    let site = Site::start().await;
+three_ways!(m4_another_query_is_refused);
+async fn m4_another_query_is_refused(front: Front) {
+    let site = Site::start(front).await;
     let first = site
         .ask(keyed("POST", "/charges?a=1&b=2", "k").body("x"))
         .await;
@@ -97,9 +97,9 @@ async fn m4_another_query_is_refused() {
     assert_eq!(site.legacy.requests(), 1);
 }
 
-#[tokio::test]
-async fn m6_m19_what_changes_between_attempts_does_not_count() {
-    let site = Site::start().await;
+three_ways!(m6_m19_what_changes_between_attempts_does_not_count);
+async fn m6_m19_what_changes_between_attempts_does_not_count(front: Front) {
+    let site = Site::start(front).await;
     let first = site.ask(post("k").line("User-Agent: a/1")).await;
     for line in [
         "User-Agent: a/2",
@@ -125,9 +125,9 @@ async fn m6_m19_what_changes_between_attempts_does_not_count() {
     );
 }
 
-#[tokio::test]
-async fn m7_m8_another_type_or_coding_is_refused_another_spelling_is_not() {
-    let site = Site::start().await;
+three_ways!(m7_m8_another_type_or_coding_is_refused_another_spelling_is_not);
+async fn m7_m8_another_type_or_coding_is_refused_another_spelling_is_not(front: Front) {
+    let site = Site::start(front).await;
     let typed = |line: &str| keyed("POST", "/charges", "k").line(line).body("{}");
     let first = site
         .ask(typed("Content-Type: application/json; charset=utf-8; a=b"))
@@ -152,9 +152,9 @@ async fn m7_m8_another_type_or_coding_is_refused_another_spelling_is_not() {
     assert_eq!(site.legacy.requests(), 1);
 }
 
-#[tokio::test]
-async fn m9_m10_m15_u11_how_a_body_travels_does_not_count() {
-    let site = Site::start().await;
+three_ways!(m9_m10_m15_u11_how_a_body_travels_does_not_count);
+async fn m9_m10_m15_u11_how_a_body_travels_does_not_count(front: Front) {
+    let site = Site::start(front).await;
     let first = site.ask(post("k").body("amount=100")).await;
     for framed in [
         "a\r\namount=100\r\n0\r\n\r\n",
@@ -179,10 +179,10 @@ async fn m9_m10_m15_u11_how_a_body_travels_does_not_count() {
     assert_eq!(site.legacy.requests(), 2);
 }
 
+three_ways!(m9_a_chunked_first_request_arrives_whole);
 /// A first request in chunks reaches the service with a length, and its retry with a length is the same.
-#[tokio::test]
-async fn m9_a_chunked_first_request_arrives_whole() {
-    let site = Site::start().await;
+async fn m9_a_chunked_first_request_arrives_whole(front: Front) {
+    let site = Site::start(front).await;
     let first = site
         .ask(post("k").chunked("3\r\namo\r\n7\r\nunt=100\r\n0\r\n\r\n"))
         .await;
@@ -193,10 +193,10 @@ async fn m9_a_chunked_first_request_arrives_whole() {
     assert_eq!(received.fields.get("transfer-encoding"), None);
 }
 
+three_ways!(m11_a_new_boundary_is_another_body);
 /// M11: by default a multipart form counts by its bytes, and a new boundary is another body.
-#[tokio::test]
-async fn m11_a_new_boundary_is_another_body() {
-    let site = Site::start().await;
+async fn m11_a_new_boundary_is_another_body(front: Front) {
+    let site = Site::start(front).await;
     let form = |boundary: &str| {
         let part = format!("--{boundary}\r\nContent-Disposition: form-data; name=a\r\n\r\n1\r\n");
         let line = format!("Content-Type: multipart/form-data; boundary={boundary}");
@@ -216,18 +216,18 @@ fn json(key: &str, body: &str) -> Ask {
         .body(body)
 }
 
-#[tokio::test]
-async fn m12_json_counts_by_its_bytes_unless_asked_otherwise() {
-    let site = Site::start().await;
+three_ways!(m12_json_counts_by_its_bytes_unless_asked_otherwise);
+async fn m12_json_counts_by_its_bytes_unless_asked_otherwise(front: Front) {
+    let site = Site::start(front).await;
     let first = site.ask(json("k", r#"{"a":1,"b":2}"#)).await;
     reused(&site.ask(json("k", r#"{"b":2,"a":1}"#)).await);
     replayed(&first, &site.ask(json("k", r#"{"a":1,"b":2}"#)).await);
     assert_eq!(site.legacy.requests(), 1);
 }
 
-#[tokio::test]
-async fn m12_m13_canonical_json_never_makes_two_requests_one() {
-    let site = Site::with(&[("policy.body-fingerprint", "canonical-json")]).await;
+three_ways!(m12_m13_canonical_json_never_makes_two_requests_one);
+async fn m12_m13_canonical_json_never_makes_two_requests_one(front: Front) {
+    let site = Site::with(front, &[("policy.body-fingerprint", "canonical-json")]).await;
     let first = site.ask(json("k", r#"{"a":1,"b":[2,null]}"#)).await;
     replayed(
         &first,
@@ -253,21 +253,21 @@ async fn m12_m13_canonical_json_never_makes_two_requests_one() {
     assert_eq!(site.legacy.requests(), 3);
 }
 
-#[tokio::test]
-async fn m18_the_body_can_be_ignored_and_then_the_key_alone_decides() {
-    let site = Site::with(&[("policy.body-fingerprint", "ignored")]).await;
+three_ways!(m18_the_body_can_be_ignored_and_then_the_key_alone_decides);
+async fn m18_the_body_can_be_ignored_and_then_the_key_alone_decides(front: Front) {
+    let site = Site::with(front, &[("policy.body-fingerprint", "ignored")]).await;
     let first = site.ask(post("k").body("amount=1")).await;
     replayed(&first, &site.ask(post("k").body("amount=2")).await);
     assert_eq!(site.legacy.requests(), 1);
 }
 
-#[tokio::test]
-async fn m20_named_headers_count() {
+three_ways!(m20_named_headers_count);
+async fn m20_named_headers_count(front: Front) {
     let names = (
         "policy.fingerprint-headers",
         "stripe-version, x-http-method-override",
     );
-    let site = Site::with(&[names]).await;
+    let site = Site::with(front, &[names]).await;
     let first = site.ask(post("k").line("Stripe-Version: 2024-01-01")).await;
     reused(&site.ask(post("k").line("Stripe-Version: 2025-01-01")).await);
     reused(&site.ask(post("k")).await);

@@ -1,65 +1,99 @@
-//! The binary in front of a service that counts its effects, and requests as bytes.
+//! One process with its service, requests as bytes, and what is checked of answers.
+
+use std::sync::Arc;
 
 use onlyonce_test::client::{Raw, Response};
-use onlyonce_test::process::{Launch, Proxy};
-use onlyonce_test::upstream::{Legacy, Reply};
+use onlyonce_test::upstream::{At, Break, Legacy, Reply};
 use serde_json::Value;
 
-/// A running proxy and the service behind it.
+pub(crate) use crate::differences::{End, Left};
+pub(crate) use crate::front::{Front, three_ways};
+pub(crate) use crate::shop::{Guard, Shop, ask, charges, serve};
+
+/// A running guard and the service that it guards.
 pub(crate) struct Site {
-    pub(crate) legacy: Legacy,
-    pub(crate) proxy: Proxy,
+    pub(crate) shop: Shop,
+    pub(crate) legacy: Arc<Legacy>,
+    pub(crate) guard: Guard,
 }
 
 impl Site {
     /// With the default settings, but for records in memory.
-    pub(crate) async fn start() -> Self {
-        Self::with(&[]).await
+    pub(crate) async fn start(front: Front) -> Self {
+        Self::with(front, &[]).await
     }
 
     /// With these settings, as `("policy.key-max", "8B")`.
-    pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
-        let legacy = charges().await;
-        let proxy = serve(&legacy.url(), "memory:", settings).start().await;
-        Self { legacy, proxy }
+    pub(crate) async fn with(front: Front, settings: &[(&str, &str)]) -> Self {
+        let shop = Shop::passing(front).await;
+        Self {
+            legacy: Arc::clone(&shop.legacy),
+            guard: shop.open(settings).await,
+            shop,
+        }
     }
 
     /// Sends a request on a connection of its own, and reads the answer.
     pub(crate) async fn ask(&self, request: impl AsRef<[u8]>) -> Response {
-        ask(&self.proxy, request).await
+        self.guard.ask(request).await
     }
 
     pub(crate) async fn connect(&self) -> Raw {
-        Raw::connect(self.proxy.addr()).await
+        self.guard.connect().await
     }
-}
 
-/// The answer of one of several proxies.
-pub(crate) async fn ask(proxy: &Proxy, request: impl AsRef<[u8]>) -> Response {
-    let mut client = Raw::connect(proxy.addr()).await;
-    client.send(request).await;
-    client.response().await.expect("a whole head")
-}
+    /// Sends a request whose handler, or whose connection to the service, dies after the effect.
+    pub(crate) async fn loses(&self, request: impl AsRef<[u8]>) {
+        let lost = Reply::new(201).breaks(At::AfterRequest, Break::Reset);
+        self.legacy.script(lost);
+        let mut client = self.connect().await;
+        client.send(request).await;
+        let answer = client.response().await;
+        match self.shop.front {
+            Front::Proxy => unknown(&answer.expect("an answer"), 502),
+            // It goes on as it would without the layer: the server ends the connection.
+            Front::Layer => assert!(answer.is_err(), "{answer:?}"),
+            Front::SameTransaction => {
+                let members = problem(&answer.expect("an answer"), 500, "rolled-back");
+                assert_eq!(members["retryable"], true);
+            }
+        }
+    }
 
-/// How to start the binary, with settings that flags have no names for.
-pub(crate) fn serve(upstream: &str, store: &str, settings: &[(&str, &str)]) -> Launch {
-    let launch = Launch::serve(["--upstream", upstream, "--store", store]);
-    settings.iter().fold(launch, |launch, (key, value)| {
-        let variable = key.replace('.', "__").replace('-', "_");
-        launch.env(&format!("ONLYONCE__{}", variable.to_uppercase()), value)
-    })
-}
+    /// Retries what a [`post`] of this key got, and checks that it finds what is left.
+    pub(crate) async fn retried(&self, key: &str, first: Option<&Response>, left: Left) {
+        let before = self.legacy.requests();
+        match left {
+            Left::Answer => {
+                let first = first.expect("what is kept was answered");
+                replayed(first, &self.ask(post(key)).await);
+            }
+            Left::Unknown => {
+                for body in ["amount=100", "other"] {
+                    unknown(&self.ask(post(key).body(body)).await, 409);
+                }
+            }
+            Left::Nothing => {
+                // Also of the payload.
+                let request = post(key).body("amount=7");
+                let again = self.ask(&request).await;
+                assert_eq!((again.status, again.is_replay()), (201, false), "{key}");
+                replayed(&again, &self.ask(&request).await);
+            }
+        }
+        let executed = usize::from(left == Left::Nothing);
+        assert_eq!(self.legacy.requests(), before + executed, "{key}: {left:?}");
+    }
 
-/// A service whose every effect has an answer of its own: `201`, `charge 1`, then `charge 2`.
-pub(crate) async fn charges() -> Legacy {
-    let mut number = 0;
-    Legacy::answering(move |_| {
-        number += 1;
-        Reply::new(201)
-            .field("Location", &format!("/charges/{number}"))
-            .body(format!("charge {number}"))
-    })
-    .await
+    /// As [`Shop::effects`].
+    pub(crate) async fn effects(&self) -> usize {
+        self.shop.effects().await
+    }
+
+    /// As [`Shop::effects_of`].
+    pub(crate) async fn effects_of(&self, key: &str) -> usize {
+        self.shop.effects_of(key).await
+    }
 }
 
 /// A request in the making; `as_ref` are its bytes.
@@ -141,6 +175,14 @@ pub(crate) fn problem(response: &Response, status: u16, code: &str) -> Value {
     assert_eq!(should_retry, Some(if retryable { "true" } else { "false" }));
     assert!(!response.is_replay(), "P20: no record");
     members
+}
+
+/// Checks that an answer says that nobody knows.
+#[track_caller]
+pub(crate) fn unknown(answer: &Response, status: u16) {
+    let members = problem(answer, status, "outcome-unknown");
+    assert_eq!(members["retryable"], false, "O22");
+    assert_eq!(answer.fields.get("retry-after"), None, "O22, G11");
 }
 
 /// Checks that `again` is the answer `first`, from the record.

@@ -11,5 +11,4 @@ mod faults;
 mod keyless;
 mod misuse;
 mod moving;
-mod parity;
 mod poolers;
