@@ -1,67 +1,28 @@
-//! A transactional outbox on Postgres, the relay that empties it, and the consumer's [`inbox`].
+//! [relay]: Relay
+#![doc = include_str!("../README.md")]
 //!
-//! A service that writes to its database and then tells a broker can crash in between: the write is there and
-//! nobody hears of it. Telling first is no better. Here events are rows of the same transaction, and a relay
-//! publishes them once it has committed: they go out if, and only if, it commits.
+//! # How it fits together
 //!
-//! # What is promised
+//! | | |
+//! |---|---|
+//! | [`Event`] | what is told; topic and key say in which order |
+//! | [`Buffer`], [`append()`] | into the caller's transaction, as its last statement |
+//! | [`Relay`], [`RelayOptions`] | from there to a [`Sink`]; [`sinks`] has those that come with the crate |
+//! | [`Wake`] | tells relays in the same process of a commit |
+//! | [`dead`], [`replay`], [`status`] | what an operator looks at, and decides |
+//! | [`inbox`], [`standard_webhooks`] | the other side |
+//! | [`partition`], [`retention`] | what the tables need, where no relay is their owner |
 //!
-//! Every event committed with your transaction is delivered to each sink **at least once**. Events with the
-//! same topic and key are first delivered in commit order. An event that cannot be delivered holds back its own
-//! key and nothing else. Nothing is removed before every sink has passed it. A consumer that uses the inbox
-//! applies each event's database effect once, while the event is younger than the inbox remembers.
+//! # Hazards
 //!
-//! Not promised: that nothing comes twice, order across keys, or the order of what comes again. A sink's word
-//! is taken: what a broker confirms and then loses can be sent again with [`replay`], as long as it is kept. And
-//! a database that loses acknowledged commits in a failover loses their events with them, some of which may
-//! have gone out.
-//!
-//! # Use
-//!
-//! ```no_run
-//! use onlyonce_outbox::{Buffer, Event, Relay, RelayOptions, Wake, sinks::Stdout};
-//!
-//! # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
-//! // Once, or at each start: makes the tables, and partitions for a week.
-//! onlyonce_outbox::migrate(&mut *pool.acquire().await?).await?;
-//!
-//! // In each transaction.
-//! let mut tx = pool.begin().await?;
-//! let mut outbox = Buffer::default();
-//! sqlx::query("insert into payments (id, amount) values (4711, 1200)").execute(&mut *tx).await?;
-//! let charge = serde_json::json!({ "amount": 1200 });
-//! outbox.emit(Event::new("payments", 4711).kind("charged").json(&charge)?);
-//! outbox.flush(&mut tx, None).await?; // the last statement before the commit
-//! tx.commit().await?;
-//!
-//! // In the same process, in one of its own, or in several.
-//! let wake = Wake::default(); // wake.wake() after a commit saves the wait for the next look
-//! let options = RelayOptions::default().wake(wake.clone());
-//! let relay = Relay::new(&pool, Stdout::new("/payments"), options)?;
-//! relay.run(async { /* until this is ready */ }).await?;
-//! # Ok(()) }
-//! ```
-//!
-//! Events that were emitted and not flushed are lost; [`Buffer`] is for those who have no layer that flushes.
-//!
-//! # Where it can be used
-//!
-//! Postgres 14 and later, and nothing that only speaks its protocol: the relay reads by snapshots and
-//! transaction ids. PgBouncer in transaction mode is fine; relays have to be told of it
-//! ([`Connector`], `pooler=transaction`). Any language may insert into `onlyonce_outbox_event`; order within a key
-//! then needs the lock that [`append()`] takes. The view `onlyonce_outbox_debezium` has the columns that Debezium's
-//! outbox event router expects, for those who would rather read the log.
-//!
-//! Whoever appends needs `insert` on `onlyonce_outbox_event` and `usage` on `onlyonce_outbox_sequence`. A relay needs
-//! `select`, `insert`, `update` and `delete` on all tables of that prefix and `select` on the sequence. The days ahead
-//! are made, and old ones dropped, by the tables' owner only: a relay that is not the owner says so, and somebody has to
-//! call [`partition::prepare`] and [`retention::sweep`] now and then.
-//!
-//! # Cost
-//!
-//! One statement more in each transaction that has events. A relay that finds nothing looks four times a
-//! second, 0.15 ms each, whatever the table holds and whoever keeps old snapshots open. Events are never
-//! updated, and leave by whole days.
+//! - **Events that were emitted and not flushed are lost.** [`Buffer`] is for those who have no layer that flushes;
+//!   `onlyonce-axum` has.
+//! - **Behind a pooler in transaction mode** (PgBouncer) a relay has to be told of it: [`Connector::with_pooler`], or
+//!   `pooler=transaction` in its URL.
+//! - **A sink's name is its identity.** Under another one it starts from the beginning, and the days of an abandoned
+//!   one are kept for it for ever; [`status::status`] shows who pins them.
+//! - **A stranger's insertion** into `onlyonce_outbox_event` without the lock of [`append()`] can be delivered after a later
+//!   event of its key.
 
 pub mod cloud_event;
 #[cfg(feature = "conformance")]

@@ -19,5 +19,6 @@ pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod rabbitmq;
+pub mod readme;
 pub mod redis;
 pub mod upstream;
