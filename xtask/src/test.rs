@@ -13,8 +13,7 @@ use crate::tools;
 
 /// One set of features for everything that is built, so that it is built once: the crash tests need a
 /// binary with failpoints, and those of the relay all its sinks.
-pub(crate) const FEATURES: &str =
-    "--features=onlyonce-proxy/failpoints,onlyonce-proxy/amqp,onlyonce-proxy/nats";
+pub(crate) const FEATURES: &str = "--features=onlyonce-proxy/failpoints,onlyonce-proxy/amqp,onlyonce-proxy/kafka,onlyonce-proxy/nats";
 
 pub(crate) async fn run(install: bool, filter: &[OsString]) -> Result<(), Failure> {
     let mut steps = Steps::new();

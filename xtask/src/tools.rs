@@ -25,7 +25,7 @@ struct Tool {
     benchmarked: bool,
 }
 
-const TOOLS: [Tool; 9] = [
+const TOOLS: [Tool; 11] = [
     Tool {
         name: "PostgreSQL, the server",
         package: "postgresql",
@@ -72,6 +72,19 @@ const TOOLS: [Tool; 9] = [
         name: "curl",
         package: "curl",
         found: || find("curl").is_some(),
+        benchmarked: false,
+    },
+    // The client of Kafka is built from its C sources, and so is a wrapper in C++.
+    Tool {
+        name: "make",
+        package: "make",
+        found: || find("make").is_some(),
+        benchmarked: false,
+    },
+    Tool {
+        name: "a C++ compiler",
+        package: "g++",
+        found: || find("c++").is_some() || find("g++").is_some(),
         benchmarked: false,
     },
     Tool {

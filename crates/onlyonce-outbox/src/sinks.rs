@@ -2,6 +2,8 @@
 
 #[cfg(feature = "amqp")]
 mod amqp;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod memory;
 #[cfg(feature = "nats")]
 mod nats;
@@ -13,6 +15,8 @@ mod webhook;
 
 #[cfg(feature = "amqp")]
 pub use self::amqp::Amqp;
+#[cfg(feature = "kafka")]
+pub use self::kafka::Kafka;
 pub use self::memory::Memory;
 #[cfg(feature = "nats")]
 pub use self::nats::JetStream;

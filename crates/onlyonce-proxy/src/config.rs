@@ -38,8 +38,8 @@ pub use self::listen::Listen;
 pub use self::log::{Log, LogFormat};
 pub use self::policy::{Policy, Recorded, Syntax};
 pub use self::relay::{
-    Broker, BrokerUrl, HookUrl, Outbox, OutboxUrl, Relay, RelayConfig, SentHeader, SinkName,
-    SinkUrl, Timing, Webhook,
+    Broker, BrokerUrl, HookUrl, KafkaSetting, Outbox, OutboxUrl, Relay, RelayConfig, SentHeader,
+    SinkName, SinkUrl, Timing, Webhook,
 };
 pub use self::section::Effective;
 use self::section::Reader;

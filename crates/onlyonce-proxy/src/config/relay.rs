@@ -12,7 +12,7 @@ mod webhook;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub use self::broker::Broker;
+pub use self::broker::{Broker, KafkaSetting};
 pub use self::outbox::{Outbox, OutboxUrl};
 pub use self::sink_url::{BrokerUrl, HookUrl, SinkName, SinkUrl};
 pub use self::timing::Timing;
@@ -195,6 +195,7 @@ impl Relay {
         let broker = &self.broker;
         let hook = matches!(self.sink, SinkUrl::Webhook(_));
         let redis = matches!(self.sink, SinkUrl::Redis(_));
+        let kafka = self.sink.is_kafka();
         let conditions = [
             (
                 !hook && self.webhook.is_set(),
@@ -206,12 +207,16 @@ impl Relay {
                 "relay.stream-length-max and replicas are used for Redis only, and relay.sink is none",
             ),
             (
-                !redis && !self.sink.is_nats() && !broker.topic_prefix.is_empty(),
-                "relay.topic-prefix is used for Redis and NATS only, and relay.sink is neither",
+                !redis && !kafka && !self.sink.is_nats() && !broker.topic_prefix.is_empty(),
+                "relay.topic-prefix is used for Redis, NATS and Kafka only, and relay.sink is none of them",
             ),
             (
                 !self.sink.is_amqp() && !broker.exchange.is_empty(),
                 "relay.exchange is used for RabbitMQ only, and relay.sink is none",
+            ),
+            (
+                !kafka && !broker.kafka_settings.is_empty(),
+                "relay.kafka-settings is used for Kafka only, and relay.sink is none",
             ),
             (
                 hook && !self.webhook.is_signed(),

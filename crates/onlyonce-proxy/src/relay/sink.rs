@@ -21,6 +21,8 @@ pub(super) enum ChosenSink {
     Nats(onlyonce_outbox::sinks::JetStream),
     #[cfg(feature = "amqp")]
     Amqp(Box<onlyonce_outbox::sinks::Amqp>),
+    #[cfg(feature = "kafka")]
+    Kafka(onlyonce_outbox::sinks::Kafka),
 }
 
 impl ChosenSink {
@@ -53,6 +55,18 @@ impl ChosenSink {
                 let amqp = amqp.map_err(RelayError::Sink)?.named(name);
                 let exchange = settings.broker.exchange.as_str();
                 Self::Amqp(Box::new(amqp.exchange(exchange).time_limit(limit)))
+            }
+            #[cfg(feature = "kafka")]
+            SinkUrl::Kafka(url) => {
+                let kafka = onlyonce_outbox::sinks::Kafka::to(url.expose(), &settings.source);
+                let prefix = settings.broker.topic_prefix.as_str();
+                let kafka = kafka.map_err(RelayError::Sink)?.named(name);
+                let kafka = kafka.topic_prefix(prefix).time_limit(limit);
+                let mut further = settings.broker.kafka_settings.iter();
+                let kafka = further.try_fold(kafka, |kafka, further| {
+                    kafka.setting(&*further.name, &*further.value)
+                });
+                Self::Kafka(kafka.map_err(RelayError::Sink)?)
             }
         })
     }
@@ -102,6 +116,8 @@ macro_rules! each {
             ChosenSink::Nats($sink) => $call,
             #[cfg(feature = "amqp")]
             ChosenSink::Amqp($sink) => $call,
+            #[cfg(feature = "kafka")]
+            ChosenSink::Kafka($sink) => $call,
         }
     };
 }

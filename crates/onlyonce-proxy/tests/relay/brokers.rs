@@ -1,5 +1,8 @@
 //! Brokers as sinks: what the settings say of them arrives where it should.
 
+#[cfg(feature = "kafka")]
+use std::time::Duration;
+
 #[cfg(feature = "nats")]
 use onlyonce_test::nats;
 #[cfg(feature = "amqp")]
@@ -74,5 +77,34 @@ async fn events_are_messages_in_the_queue_of_their_topic() {
         let got = channel.basic_get("payments".into(), BasicGetOptions::default());
         let message = got.await.expect("answered").expect("a message");
         assert_eq!(message.delivery.data, number);
+    }
+}
+
+/// The brokers are those that come with the client, for tests.
+#[cfg(feature = "kafka")]
+#[tokio::test]
+async fn events_are_messages_of_a_kafka_topic() {
+    use rdkafka::consumer::{BaseConsumer, Consumer};
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+
+    let brokers = MockCluster::new(1).expect("brokers of our own");
+    let servers = brokers.bootstrap_servers();
+    let made = brokers.create_topic("shop.payments", 1, 1);
+    made.expect("a topic");
+    let sink = format!("kafka://{servers}");
+    deliver(&sink, ("ONLYONCE__RELAY__TOPIC_PREFIX", "shop.")).await;
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", servers)
+        .set("group.id", "tests")
+        .create()
+        .expect("a consumer");
+    let mut all = TopicPartitionList::new();
+    let from = all.add_partition_offset("shop.payments", 0, Offset::Beginning);
+    from.and_then(|()| consumer.assign(&all)).expect("assigned");
+    for number in [&b"1"[..], b"2"] {
+        let message = consumer.poll(Duration::from_secs(10)).expect("in time");
+        let message = message.expect("a message");
+        assert_eq!(message.payload(), Some(number));
     }
 }

@@ -1,11 +1,14 @@
 //! What concerns brokers only: how streams, subjects and exchanges are named, and what counts as taken.
 
+use std::fmt;
+
 use crate::config::section::Section;
+use crate::config::value::Setting;
 
 /// A broker, but for its URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Broker {
-    /// Redis and NATS: what comes before a topic to make the name of its stream or subject.
+    /// Redis, NATS and Kafka: what comes before a topic to make the name of its stream, subject or topic.
     pub topic_prefix: String,
     /// RabbitMQ: where events are published, by their topic as the routing key; its default exchange where empty.
     pub exchange: String,
@@ -13,6 +16,17 @@ pub struct Broker {
     pub stream_length_max: Option<u32>,
     /// Redis: how many replicas must have an event for it to count as taken.
     pub replicas: Option<u32>,
+    /// Kafka: what its client is to be told besides.
+    pub kafka_settings: Vec<KafkaSetting>,
+}
+
+/// A setting of Kafka's client. Its value is not shown: it may be a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KafkaSetting {
+    /// Its name, such as `sasl.username`.
+    pub name: String,
+    /// Its value.
+    pub value: String,
 }
 
 impl Broker {
@@ -22,6 +36,34 @@ impl Broker {
             exchange: section.get("exchange", String::new()),
             stream_length_max: section.optional("stream-length-max"),
             replicas: section.optional("replicas"),
+            kafka_settings: section.get("kafka-settings", Vec::new()),
         }
+    }
+}
+
+impl Setting for KafkaSetting {
+    fn expected() -> String {
+        "`name=value`, a setting of librdkafka's that the relay does not make itself".to_owned()
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (name, value) = text.split_once('=')?;
+        let (name, value) = (name.trim().to_owned(), value.trim().to_owned());
+        // The sink's own rules; it takes the setting again when the relay starts.
+        #[cfg(feature = "kafka")]
+        onlyonce_outbox::sinks::Kafka::to("kafka://localhost", "/")
+            .and_then(|sink| sink.setting(&*name, &*value))
+            .ok()?;
+        Some(Self { name, value })
+    }
+
+    fn show(&self) -> String {
+        format!("{}=***", self.name)
+    }
+}
+
+impl fmt::Debug for KafkaSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.show())
     }
 }

@@ -25,6 +25,9 @@ pub enum SinkUrl {
     /// A RabbitMQ, with topics as routing keys. Only builds with the feature `amqp` have it.
     #[cfg(feature = "amqp")]
     Amqp(BrokerUrl),
+    /// A Kafka. Only builds with the feature `kafka` have it.
+    #[cfg(feature = "kafka")]
+    Kafka(BrokerUrl),
 }
 
 /// The URL of a broker, shown without user and password: with NATS, what stands in the user's place can be a token.
@@ -124,12 +127,19 @@ impl Setting for SinkName {
 }
 
 /// The schemes of brokers, and the feature that a build needs for each.
-const BROKERS: [(&str, &str, &str, bool); 5] = [
+const BROKERS: [(&str, &str, &str, bool); 7] = [
     ("redis://", "Redis", "", true),
     ("nats://", "NATS", "nats", cfg!(feature = "nats")),
     ("tls://", "NATS", "nats", cfg!(feature = "nats")),
     ("amqp://", "RabbitMQ", "amqp", cfg!(feature = "amqp")),
     ("amqps://", "RabbitMQ", "amqp", cfg!(feature = "amqp")),
+    ("kafka://", "Kafka", "kafka", cfg!(feature = "kafka")),
+    (
+        "kafkas://",
+        "Kafka with TLS",
+        "kafka-tls",
+        cfg!(feature = "kafka-tls"),
+    ),
 ];
 
 impl SinkUrl {
@@ -147,6 +157,13 @@ impl SinkUrl {
         false
     }
 
+    pub(super) fn is_kafka(&self) -> bool {
+        #[cfg(feature = "kafka")]
+        return matches!(self, Self::Kafka(_));
+        #[cfg(not(feature = "kafka"))]
+        false
+    }
+
     /// A broker's, where the client behind it understands the URL.
     fn broker(text: &str) -> Option<Self> {
         let url = BrokerUrl(text.into());
@@ -160,6 +177,8 @@ impl SinkUrl {
                 .map(|_| Self::Nats(url)),
             #[cfg(feature = "amqp")]
             "amqp" | "amqps" => sinks::Amqp::to(text, "/").ok().map(|_| Self::Amqp(url)),
+            #[cfg(feature = "kafka")]
+            "kafka" | "kafkas" => sinks::Kafka::to(text, "/").ok().map(|_| Self::Kafka(url)),
             _ => None,
         }
     }
@@ -196,6 +215,10 @@ impl Setting for SinkUrl {
             _ if text.starts_with("rediss://") => {
                 format!("a sink in Redis speaks no TLS; {expected}")
             }
+            _ if text.starts_with("kafka") && text.contains('@') => format!(
+                "Kafka's URL has no user in it, put sasl.username and sasl.password into relay.kafka-settings; \
+                 {expected}"
+            ),
             _ if text.starts_with("http") && text.contains('@') => format!(
                 "a webhook's URL has no user in it, put an Authorization into relay.headers; {expected}"
             ),
@@ -212,6 +235,8 @@ impl Setting for SinkUrl {
             Self::Nats(url) => url.to_string(),
             #[cfg(feature = "amqp")]
             Self::Amqp(url) => url.to_string(),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(url) => url.to_string(),
         }
     }
 }

@@ -131,6 +131,8 @@ fn sinks_are_told_apart_and_shown_without_secrets() {
         ("nats://s3cret@n:4222", "nats://***@n:4222"),
         #[cfg(feature = "amqp")]
         ("amqps://u:s3cret@a/shop", "amqps://***@a/shop"),
+        #[cfg(feature = "kafka")]
+        ("kafka://k:9092,l", "kafka://k:9092,l"),
     ] {
         let sink = SinkUrl::parse(text).expect(text);
         assert_eq!(sink.to_string(), shown);
@@ -140,7 +142,8 @@ fn sinks_are_told_apart_and_shown_without_secrets() {
         "",
         "stdout",
         "rediss://r",
-        "kafka://k",
+        "kafka://u:p@k",
+        "kafka://",
         "https://",
         "https:///x",
         "https://u@h/",
@@ -151,10 +154,15 @@ fn sinks_are_told_apart_and_shown_without_secrets() {
 }
 
 /// What this build has not is named, with what would have it.
-#[cfg(not(all(feature = "nats", feature = "amqp")))]
+#[cfg(not(all(feature = "nats", feature = "amqp", feature = "kafka-tls")))]
 #[test]
 fn brokers_of_other_builds_are_named() {
-    for (sink, feature) in [("nats://n", "nats"), ("amqp://a", "amqp")] {
+    for (sink, feature) in [
+        ("nats://n", "nats"),
+        ("amqp://a", "amqp"),
+        ("kafka://k", "kafka"),
+        ("kafkas://k", "kafka-tls"),
+    ] {
         let file = format!("[relay]\ndatabase = 'postgres://db/x'\nsink = '{sink}'\nname = 'n'");
         if let Err(faults) = RelayConfig::load(sources(&file)) {
             let text = faults.to_string();
@@ -183,6 +191,39 @@ fn nothing_shows_a_webhooks_secrets() {
         .filter_map(|set| set.value.as_deref());
     let values: Vec<_> = values.collect();
     assert!(values.contains(&"authorization: ***") && values.contains(&"***"));
+}
+
+#[test]
+fn nothing_shows_the_settings_of_kafka() {
+    let file = format!("{SMALLEST}kafka-settings = ['sasl.password = s3cret=']");
+    let config = RelayConfig::load(sources(&file)).expect("no faults");
+    let setting = &config.relay.broker.kafka_settings[0];
+    assert_eq!(
+        (&*setting.name, &*setting.value),
+        ("sasl.password", "s3cret=")
+    );
+    assert!(!format!("{config:?}").contains("s3cret"));
+    let mut values = config
+        .effective
+        .iter()
+        .filter_map(|set| set.value.as_deref());
+    assert!(values.any(|value| value == "sasl.password=***"));
+    for wrong in [
+        "s3cret",
+        #[cfg(feature = "kafka")]
+        "acks=s3cret",
+        #[cfg(feature = "kafka")]
+        "sasl.pasword=s3cret",
+    ] {
+        let file = format!("{SMALLEST}kafka-settings = ['{wrong}']");
+        let found = faults(RelayConfig::load(sources(&file)));
+        assert!(
+            found[0]
+                .starts_with("o.toml:5: relay.kafka-settings: expected a list, each `name=value`"),
+            "{found:?}"
+        );
+        assert!(!found[0].contains("s3cret"));
+    }
 }
 
 #[test]
@@ -237,7 +278,9 @@ fn what_is_not_used_is_worth_a_warning() {
     assert_eq!(warnings("sink = 'stdout:'"), "");
     assert!(warnings("sink = 'stdout:'\nin-flight-max = 1").contains("for webhooks only"));
     assert!(warnings("sink = 'stdout:'\nreplicas = 1").contains("for Redis only"));
-    assert!(warnings("sink = 'stdout:'\ntopic-prefix = 'x'").contains("for Redis and NATS only"));
+    assert!(warnings("sink = 'stdout:'\ntopic-prefix = 'x'").contains("for Redis, NATS and Kafka"));
+    let kafka = "sink = 'stdout:'\nkafka-settings = ['client.id=x']";
+    assert!(warnings(kafka).contains("for Kafka only"));
     assert!(warnings("sink = 'stdout:'\nexchange = 'x'").contains("for RabbitMQ only"));
     assert!(warnings("sink = 'http://h'").contains("nobody can tell"));
     assert!(warnings("sink = 'redis://r'").contains("grow for ever"));
