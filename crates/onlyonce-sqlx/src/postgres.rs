@@ -287,10 +287,10 @@ impl Operator for PostgresStore {
         let resolved = self.perform(&resolve).await?;
         if let Resolved::Done(epoch) = resolved
             && !matches!(resolution, Resolution::Executed(_))
-            && let Err(error) = self.perform(&operator::Rest { id, epoch }).await
+            && let Err(error) = self.perform(&operator::BeginRest { id, epoch }).await
         {
             let error = &error as &dyn std::error::Error;
-            tracing::warn!(record = %id, error, "a key that was freed rests for up to a minute");
+            tracing::warn!(record = %id, error, "the rest of a key that was freed has not begun");
         }
         Ok(resolved)
     }

@@ -39,7 +39,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use onlyonce::clock::Clock;
-use onlyonce::store::operator::{Detail, Filter, Operator, Resolution, Resolved, Summary, Sweep};
+use onlyonce::store::operator::{
+    Detail, FREED_REST, Filter, Operator, Resolution, Resolved, Summary, Sweep,
+};
 use onlyonce::store::{
     Cacheable, Claim, Claimed, Completed, Confirmed, Present, Settled, Settlement, Store,
     StoreError,
@@ -59,7 +61,7 @@ mod writes;
 pub use self::options::{SqliteOptions, SqliteUrlError};
 use self::reader::Reader;
 use self::writer::Writer;
-use self::writes::{Resolve, Rest, Settle, SweepExpired};
+use self::writes::{BeginRest, Claiming, Resolve, Settle, SweepExpired};
 
 /// Records in a SQLite file. Clones share its two threads; the [module's documentation](self) says how
 /// it works.
@@ -94,6 +96,14 @@ impl SqliteStore {
             reader: Reader::start(reading, file, clock, options.queue_max)?,
         })))
     }
+
+    /// A failure is no reason to fail: the next claim begins it.
+    async fn begin_rest(&self, id: &RecordId, epoch: Epoch) {
+        if let Err(error) = self.0.writer.write(BeginRest { id: *id, epoch }).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(record = %id, error, "the rest of a key that was freed has not begun");
+        }
+    }
 }
 
 impl fmt::Debug for SqliteStore {
@@ -111,7 +121,15 @@ impl Store for SqliteStore {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
-        self.0.writer.write(claim.clone()).await
+        match self.0.writer.write(claim.clone()).await? {
+            Claiming::Told(claimed) => Ok(claimed),
+            Claiming::RestNotBegun(epoch) => {
+                self.begin_rest(&claim.id, epoch).await;
+                Ok(Claimed::Present(Present::InFlight {
+                    lease_remaining: FREED_REST,
+                }))
+            }
+        }
     }
 
     async fn settle(
@@ -163,10 +181,8 @@ impl Operator for SqliteStore {
         let resolved = self.0.writer.write(resolve).await?;
         if let Resolved::Done(epoch) = resolved
             && !matches!(resolution, Resolution::Executed(_))
-            && let Err(error) = self.0.writer.write(Rest { id: *id, epoch }).await
         {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(record = %id, error, "a key that was freed rests for up to a minute");
+            self.begin_rest(id, epoch).await;
         }
         Ok(resolved)
     }

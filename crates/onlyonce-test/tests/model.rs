@@ -16,7 +16,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use onlyonce::store::decision::{ClaimDecision, Row, SettleDecision, decide_claim, decide_settle};
+use onlyonce::store::decision::{
+    ClaimDecision, Rest, Row, SettleDecision, decide_claim, decide_settle,
+};
 use onlyonce::store::operator::{LEASE_MARGIN, Resolution, Summary, refuse};
 use onlyonce::store::{Claim, OnUnknown, Settlement};
 use onlyonce::{CredentialHash, Epoch, Fingerprint, RecordId, StoredState, Timestamp, Token};
@@ -187,7 +189,7 @@ impl Protocol {
             fingerprint: Fingerprint::from_bytes([0; 32]),
             credential: CredentialHash::from_bytes([0; 32]),
             lease_remaining: units(stored.lease_until - now),
-            rest_remaining: Duration::ZERO,
+            rest: Rest::Over,
             expired: false,
         }
     }
@@ -216,7 +218,10 @@ impl Protocol {
                     .network
                     .insert(Message::TakeOver { by, awaited, read });
             }
-            ClaimDecision::InFlight | ClaimDecision::Completed | ClaimDecision::Unknown => {
+            ClaimDecision::BeginRest { .. }
+            | ClaimDecision::InFlight
+            | ClaimDecision::Completed
+            | ClaimDecision::Unknown => {
                 if awaited && answered {
                     state.requests[usize::from(by)] = Phase::Ended;
                 }

@@ -7,6 +7,7 @@
 
 use onlyonce::store::Present;
 use onlyonce::store::decision::{ClaimDecision, decide_claim};
+use onlyonce::store::operator::FREED_REST;
 use onlyonce::store::{Claim, Claimed, OnUnknown};
 use onlyonce::{Epoch, RecordId};
 use sqlx::postgres::{PgArguments, Postgres};
@@ -56,6 +57,8 @@ impl Call for TakeClaim<'_> {
                         return Ok(Claimed::Acquired(epoch));
                     }
                 }
+                // Whatever became of it, the next round finds a rest that has begun.
+                ClaimDecision::BeginRest { read } => begin_rest(session, &claim.id, read).await?,
                 ClaimDecision::InFlight | ClaimDecision::Completed | ClaimDecision::Unknown => {
                     if let Some(present) = found.present(session).await? {
                         return Ok(Claimed::Present(present));
@@ -100,6 +103,26 @@ const TAKE_OVER: &str = durable!(
             and (state = 3 or state = 1 and lease_until <= statement_timestamp())) \
      returning epoch"
 );
+
+/// Where it has not begun, no other decision has been made since, and nobody has claimed.
+const BEGIN_REST: &str = durable!(
+    " update onlyonce_records \
+     set claimable_at = statement_timestamp() + $3 * interval '1 microsecond' from durable \
+     where id = $1 and epoch = $2 and state = 0 and claimable_at = expires_at"
+);
+
+/// Begins the rest of a key that an operator freed, for somebody who has seen that the decision is committed.
+pub(super) async fn begin_rest(
+    session: &mut Session<'_>,
+    id: &RecordId,
+    epoch: Epoch,
+) -> Result<(), Failure> {
+    let statement = query(BEGIN_REST)
+        .bind(Uuid(*id.as_bytes()))
+        .bind(epoch_number(epoch)?)
+        .bind(micros(FREED_REST));
+    session.fetch(statement).await.map(drop)
+}
 
 /// Inserts a record that nobody has yet; `None` where somebody has.
 pub(super) async fn insert(

@@ -3,20 +3,19 @@
 //! A list reads the whole table. An index that could spare that would be on a column that changes, and
 //! cost every completion its heap-only update; operators ask seldom.
 
-use onlyonce::store::operator::{
-    Detail, FREED_REST, FREED_REST_UNCONFIRMED, Filter, Resolution, Resolved, Summary, refuse,
-};
+use onlyonce::store::operator::{Detail, Filter, Resolution, Resolved, Summary, refuse};
 use onlyonce::store::{Confirmed, Generation, StoreErrorKind};
 use onlyonce::{Epoch, RecordId, StoredState, Timestamp};
 use sqlx::postgres::PgRow;
 use sqlx::{Row, query};
 
 use super::call::Call;
+use super::claim::begin_rest;
 use super::days;
 use super::failure::Failure;
 use super::id::Uuid;
 use super::row::{
-    ResponseName, day, digest, durable, epoch, epoch_number, micros, of_primary, response, state,
+    ResponseName, day, digest, durable, epoch, epoch_number, of_primary, response, state,
     timestamp, token,
 };
 use super::session::Session;
@@ -78,20 +77,14 @@ const EXECUTED: &str = decided!(
      select (settled_at at time zone 'UTC')::date, token, epoch, expires_at, $5 from resolved)"
 );
 
+/// Its rest has not begun: nobody knows yet when this will show.
 const FREED: &str = decided!(
     ", resolved as ( \
      update onlyonce_records \
      set epoch = epoch + 1, state = 0, settled_at = statement_timestamp(), \
-         claimable_at = statement_timestamp() + $5 * interval '1 microsecond' from durable \
+         claimable_at = expires_at from durable \
      where id = $1 and epoch = $2 and state = $3 and expires_at > statement_timestamp() \
      returning epoch)"
-);
-
-/// Where no other decision has been made since, and nobody has claimed.
-const REST: &str = durable!(
-    " update onlyonce_records \
-     set claimable_at = statement_timestamp() + $3 * interval '1 microsecond' from durable \
-     where id = $1 and epoch = $2 and state = 0"
 );
 
 const CONFIRM: &str = "select generation, \
@@ -179,23 +172,19 @@ impl Call for Resolve<'_> {
     }
 }
 
-/// Cuts the rest of a key that was freed to what it has to be, once the decision is known to be committed.
+/// Begins the rest of a key that was freed, once the decision is known to be committed.
 #[derive(Debug)]
-pub(super) struct Rest<'a> {
+pub(super) struct BeginRest<'a> {
     pub(super) id: &'a RecordId,
     /// The decision's.
     pub(super) epoch: Epoch,
 }
 
-impl Call for Rest<'_> {
+impl Call for BeginRest<'_> {
     type Output = ();
 
     async fn run(&self, session: &mut Session<'_>) -> Result<(), Failure> {
-        let statement = query(REST)
-            .bind(Uuid(*self.id.as_bytes()))
-            .bind(epoch_number(self.epoch)?)
-            .bind(micros(FREED_REST));
-        session.fetch(statement).await.map(drop)
+        begin_rest(session, self.id, self.epoch).await
     }
 }
 
@@ -218,9 +207,7 @@ impl Resolve<'_> {
         };
         let statement = match self.resolution {
             Resolution::Executed(response) => statement(EXECUTED)?.bind(&response[..]),
-            Resolution::NotExecuted | Resolution::Forget => {
-                statement(FREED)?.bind(micros(FREED_REST_UNCONFIRMED))
-            }
+            Resolution::NotExecuted | Resolution::Forget => statement(FREED)?,
         };
         session.fetch(statement).await
     }

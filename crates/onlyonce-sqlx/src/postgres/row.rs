@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use onlyonce::store::decision::Row;
+use onlyonce::store::decision::{Rest, Row};
 use onlyonce::store::{Completed, Present, StoreErrorKind};
 use onlyonce::{CredentialHash, Epoch, Fingerprint, RecordId, StoredState, Timestamp, Token};
 use sqlx::postgres::PgRow;
@@ -54,6 +54,7 @@ const READ: &str = "select token, epoch, state, fingerprint, credential, \
          as lease_remaining, \
      greatest(0, coalesce(extract(epoch from claimable_at - statement_timestamp()), 0) * 1000000)::bigint \
          as rest_remaining, \
+     claimable_at = expires_at as rest_not_begun, \
      expires_at <= statement_timestamp() as expired, \
      (extract(epoch from expires_at) * 1000000)::bigint as expires_at, \
      to_char(settled_at at time zone 'UTC', 'YYYYMMDD')::integer as day, \
@@ -92,13 +93,25 @@ fn found(row: &PgRow) -> Result<Found, Failure> {
         fingerprint: Fingerprint::from_bytes(digest(row, "fingerprint")?),
         credential: CredentialHash::from_bytes(digest(row, "credential")?),
         lease_remaining: remaining(row, "lease_remaining")?,
-        rest_remaining: remaining(row, "rest_remaining")?,
+        rest: rest(row)?,
         expired: row.try_get("expired")?,
     };
     Ok(Found {
         row: row_found,
         expires_at: timestamp(row, "expires_at")?,
         day: day(row)?,
+    })
+}
+
+/// A rest that has not begun is kept as one that lasts as long as its record.
+fn rest(row: &PgRow) -> Result<Rest, Failure> {
+    if row.try_get::<Option<bool>, _>("rest_not_begun")? == Some(true) {
+        return Ok(Rest::NotBegun);
+    }
+    let left = remaining(row, "rest_remaining")?;
+    Ok(match left.is_zero() {
+        true => Rest::Over,
+        false => Rest::Left(left),
     })
 }
 
@@ -182,10 +195,10 @@ impl Found {
             return Ok(None);
         }
         Ok(match row.state_now() {
-            StoredState::Free if row.rest_remaining.is_zero() => None,
-            StoredState::Free => Some(Present::InFlight {
-                lease_remaining: row.rest_remaining,
-            }),
+            StoredState::Free => row
+                .rest
+                .left()
+                .map(|lease_remaining| Present::InFlight { lease_remaining }),
             StoredState::InFlight => Some(Present::InFlight {
                 lease_remaining: row.lease_remaining,
             }),

@@ -1,9 +1,7 @@
 //! A record as the file keeps it, and back.
 
-use std::time::Duration;
-
 use bytes::Bytes;
-use onlyonce::store::decision::Row;
+use onlyonce::store::decision::{Rest, Row};
 use onlyonce::store::operator::Summary;
 use onlyonce::store::{Claim, Completed, Generation, Present};
 use onlyonce::{CredentialHash, Epoch, Fingerprint, RecordId, StoredState, Timestamp, Token};
@@ -78,7 +76,7 @@ impl Record {
             fingerprint: self.fingerprint,
             credential: self.credential,
             lease_remaining: self.lease_until.since(now),
-            rest_remaining: self.claimable_at.map_or(Duration::ZERO, |at| at.since(now)),
+            rest: Rest::of(self.claimable_at, self.expires_at, now),
             expired: self.expires_at <= now,
         }
     }
@@ -94,10 +92,10 @@ impl Record {
             return Ok(None);
         }
         Ok(match row.state_now() {
-            StoredState::Free if row.rest_remaining.is_zero() => None,
-            StoredState::Free => Some(Present::InFlight {
-                lease_remaining: row.rest_remaining,
-            }),
+            StoredState::Free => row
+                .rest
+                .left()
+                .map(|lease_remaining| Present::InFlight { lease_remaining }),
             StoredState::InFlight => Some(Present::InFlight {
                 lease_remaining: row.lease_remaining,
             }),
@@ -155,15 +153,25 @@ pub(super) fn insert(
     Ok(inserted == 1)
 }
 
-/// Says from when on a record that an operator freed takes claims; nothing where it is no longer that one.
-pub(super) fn rest_until(
+/// Lets a record that an operator freed take no claim until somebody begins its rest.
+pub(super) fn rest(connection: &Connection, id: &RecordId, epoch: Epoch) -> Result<(), Fault> {
+    let mut statement = connection.prepare_cached(
+        "update record set claimable_at = expires_at where id = ?1 and epoch = ?2 and state = ?3",
+    )?;
+    statement.execute((id.as_bytes(), epoch.get(), StoredState::Free.code()))?;
+    Ok(())
+}
+
+/// Says when such a rest ends; nothing where it has begun already, or is no longer that one.
+pub(super) fn begin_rest(
     connection: &Connection,
     id: &RecordId,
     epoch: Epoch,
     until: Timestamp,
 ) -> Result<(), Fault> {
     let mut statement = connection.prepare_cached(
-        "update record set claimable_at = ?3 where id = ?1 and epoch = ?2 and state = ?4",
+        "update record set claimable_at = ?3 \
+         where id = ?1 and epoch = ?2 and state = ?4 and claimable_at = expires_at",
     )?;
     statement.execute((
         id.as_bytes(),

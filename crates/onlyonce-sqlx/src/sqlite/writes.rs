@@ -1,7 +1,7 @@
 //! What the writing thread can be asked for. Each runs inside the transaction of its batch.
 
 use onlyonce::store::decision::{ClaimDecision, SettleDecision, decide_claim, decide_settle};
-use onlyonce::store::operator::{FREED_REST, FREED_REST_UNCONFIRMED, Resolution, Resolved, refuse};
+use onlyonce::store::operator::{FREED_REST, Resolution, Resolved, refuse};
 use onlyonce::store::{Claim, Claimed, Settled, Settlement};
 use onlyonce::{Epoch, RecordId, StoredState, Timestamp};
 use rusqlite::Connection;
@@ -56,33 +56,44 @@ impl Batch<'_> {
     }
 }
 
+/// What a claim comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Claiming {
+    Told(Claimed),
+    /// The record is free, and its rest has not begun. Not to be begun by the claim: the decision may stand in the
+    /// same transaction, and that is not committed yet.
+    RestNotBegun(Epoch),
+}
+
 impl Write for Claim {
-    type Answer = Claimed;
+    type Answer = Claiming;
 
     // Nobody would settle it. One that ran already is found again by its token.
     const ONLY_WHILE_AWAITED: bool = true;
 
-    fn run(&self, batch: Batch<'_>) -> Result<Claimed, Fault> {
+    fn run(&self, batch: Batch<'_>) -> Result<Claiming, Fault> {
         let Batch {
             connection, now, ..
         } = batch;
+        let acquired = |epoch| Claiming::Told(Claimed::Acquired(epoch));
         // Nearly every id is new, so none is looked for first. Where there is no room it is.
         let room = batch.expect_room();
         if room.is_ok() && row::insert(connection, self, Epoch::FIRST, now)? {
-            return Ok(Claimed::Acquired(Epoch::FIRST));
+            return Ok(acquired(Epoch::FIRST));
         }
         let Some(record) = Record::load(connection, &self.id)? else {
             room?;
             return Err(Fault::Unreadable("no trace of a record that is there"));
         };
         match decide_claim(&record.seen_at(now), self) {
-            ClaimDecision::Own(epoch) => Ok(Claimed::Acquired(epoch)),
+            ClaimDecision::Own(epoch) => Ok(acquired(epoch)),
             ClaimDecision::TakeOver { .. } => {
-                row::take_over(connection, &record, self, now).map(Claimed::Acquired)
+                row::take_over(connection, &record, self, now).map(acquired)
             }
+            ClaimDecision::BeginRest { read } => Ok(Claiming::RestNotBegun(read)),
             ClaimDecision::InFlight | ClaimDecision::Completed | ClaimDecision::Unknown => record
                 .present(now, || row::response(connection, record.number))?
-                .map(Claimed::Present)
+                .map(|present| Claiming::Told(Claimed::Present(present)))
                 .ok_or(Fault::Unreadable("a record that is both free and taken")),
         }
     }
@@ -169,8 +180,7 @@ impl Write for Resolve {
         };
         let epoch = record.epoch.next();
         row::end(connection, &record, epoch, state, response, now)?;
-        let until = now.plus(FREED_REST_UNCONFIRMED);
-        row::rest_until(connection, &self.id, epoch, until)?;
+        row::rest(connection, &self.id, epoch)?;
         row::renew_generation(connection)?;
         Ok(Resolved::Done(epoch))
     }
@@ -183,20 +193,20 @@ impl Write for Resolve {
     }
 }
 
-/// Cuts the rest of a key that was freed to what it has to be, once the decision is known to be committed.
+/// Begins the rest of a key that was freed, once the decision is known to be committed.
 #[derive(Debug)]
-pub(super) struct Rest {
+pub(super) struct BeginRest {
     pub(super) id: RecordId,
     /// The decision's.
     pub(super) epoch: Epoch,
 }
 
-impl Write for Rest {
+impl Write for BeginRest {
     type Answer = ();
 
     fn run(&self, batch: Batch<'_>) -> Result<(), Fault> {
         let until = batch.now.plus(FREED_REST);
-        row::rest_until(batch.connection, &self.id, self.epoch, until)
+        row::begin_rest(batch.connection, &self.id, self.epoch, until)
     }
 }
 

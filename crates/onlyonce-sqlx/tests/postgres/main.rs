@@ -8,5 +8,6 @@ mod fixture;
 mod groups;
 mod locks;
 mod poolers;
+mod rests;
 mod schema;
 mod tables;

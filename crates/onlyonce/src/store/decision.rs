@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use onlyonce::store::decision::{decide_claim, ClaimDecision, Row};
+//! use onlyonce::store::decision::{decide_claim, ClaimDecision, Rest, Row};
 //! use onlyonce::store::{Claim, OnUnknown};
 //! use onlyonce::{CredentialHash, Epoch, Fingerprint, RecordId, StoredState, Token};
 //!
@@ -27,7 +27,7 @@
 //!     fingerprint: claim.fingerprint,
 //!     credential: claim.credential,
 //!     lease_remaining: Duration::ZERO,
-//!     rest_remaining: Duration::ZERO,
+//!     rest: Rest::Over,
 //!     expired: false,
 //! };
 //! // A silent owner is unknown, and by default nobody executes again.
@@ -36,8 +36,9 @@
 
 use std::time::Duration;
 
+use super::operator::FREED_REST;
 use super::{Claim, OnUnknown, Settlement};
-use crate::record::{CredentialHash, Epoch, Fingerprint, StoredState, Token};
+use crate::record::{CredentialHash, Epoch, Fingerprint, StoredState, Timestamp, Token};
 
 /// A row as a store read it, with times already compared to the store's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,9 +55,8 @@ pub struct Row {
     pub credential: CredentialHash,
     /// What is left of the lease; zero once it has lapsed.
     pub lease_remaining: Duration,
-    /// Where it is free: for how long it takes no claim yet, since an operator freed it; zero where an owner
-    /// did.
-    pub rest_remaining: Duration,
+    /// Where it is free: whether it takes claims yet.
+    pub rest: Rest,
     /// Whether retention is over.
     pub expired: bool,
 }
@@ -71,6 +71,42 @@ impl Row {
     }
 }
 
+/// For how long a key that an operator freed takes no claim yet.
+///
+/// It begins when the decision shows. That moment is nowhere to be read: a commit that waits for a standby, or
+/// for a disk, shows long after the statement's own time. So a decision is written with a rest that has not begun,
+/// and whoever knows that it shows begins it: the operator once the commit is acknowledged, or the first claim
+/// that finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// It takes claims: its rest is over, or an owner freed it.
+    Over,
+    /// It takes none for this long.
+    Left(Duration),
+    /// It takes none, and will not until somebody has written when its rest ends.
+    NotBegun,
+}
+
+impl Rest {
+    /// The rest of a row as stores keep it, seen at `now`: one that has not begun lasts as long as its record.
+    pub fn of(claimable_at: Option<Timestamp>, expires_at: Timestamp, now: Timestamp) -> Self {
+        match claimable_at {
+            Some(at) if at == expires_at => Self::NotBegun,
+            Some(at) if at > now => Self::Left(at.since(now)),
+            Some(_) | None => Self::Over,
+        }
+    }
+
+    /// How much of it is left, as far as can be told; `None` where it is over.
+    pub const fn left(self) -> Option<Duration> {
+        match self {
+            Self::Over => None,
+            Self::Left(left) => Some(left),
+            Self::NotBegun => Some(FREED_REST),
+        }
+    }
+}
+
 /// What a claim may do with a row that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimDecision {
@@ -78,6 +114,12 @@ pub enum ClaimDecision {
     Own(Epoch),
     /// Take it over: compare this epoch in the write, and raise it.
     TakeOver {
+        /// The epoch that was read.
+        read: Epoch,
+    },
+    /// It is free, and its rest has not begun: write that it ends [`FREED_REST`] from now, where this is still so
+    /// in this epoch. To the claimant it is in flight.
+    BeginRest {
         /// The epoch that was read.
         read: Epoch,
     },
@@ -104,9 +146,12 @@ pub fn decide_claim(row: &Row, claim: &Claim) -> ClaimDecision {
         return ClaimDecision::TakeOver { read: row.epoch };
     }
     match row.state_now() {
-        // Old answers may still be shown elsewhere.
-        StoredState::Free if !row.rest_remaining.is_zero() => ClaimDecision::InFlight,
-        StoredState::Free => ClaimDecision::TakeOver { read: row.epoch },
+        StoredState::Free => match row.rest {
+            Rest::Over => ClaimDecision::TakeOver { read: row.epoch },
+            // Old answers may still be shown elsewhere.
+            Rest::Left(_) => ClaimDecision::InFlight,
+            Rest::NotBegun => ClaimDecision::BeginRest { read: row.epoch },
+        },
         StoredState::InFlight => ClaimDecision::InFlight,
         StoredState::Completed => ClaimDecision::Completed,
         StoredState::Unknown

@@ -20,7 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
-use super::decision::{ClaimDecision, Row, SettleDecision, decide_claim, decide_settle};
+use super::decision::{ClaimDecision, Rest, Row, SettleDecision, decide_claim, decide_settle};
 use super::operator::{
     Detail, FREED_REST, Filter, Operator, Resolution, Resolved, Summary, Sweep, refuse,
 };
@@ -137,7 +137,7 @@ impl Entry {
             fingerprint: self.fingerprint,
             credential: self.credential,
             lease_remaining: self.lease_until.since(now),
-            rest_remaining: self.claimable_at.map_or(Duration::ZERO, |at| at.since(now)),
+            rest: Rest::of(self.claimable_at, self.expires_at, now),
             expired: self.expires_at <= now,
         }
     }
@@ -148,10 +148,10 @@ impl Entry {
             return None;
         }
         match row.state_now() {
-            StoredState::Free if row.rest_remaining.is_zero() => None,
-            StoredState::Free => Some(Present::InFlight {
-                lease_remaining: row.rest_remaining,
-            }),
+            StoredState::Free => row
+                .rest
+                .left()
+                .map(|lease_remaining| Present::InFlight { lease_remaining }),
             StoredState::InFlight => Some(Present::InFlight {
                 lease_remaining: row.lease_remaining,
             }),
@@ -243,7 +243,11 @@ impl Store for MemoryStore {
         let epoch = match decide_claim(&entry.row(now), claim) {
             ClaimDecision::Own(epoch) => return Ok(Claimed::Acquired(epoch)),
             ClaimDecision::TakeOver { read } => read.next(),
-            ClaimDecision::InFlight | ClaimDecision::Completed | ClaimDecision::Unknown => {
+            // A decision shows at once here, so every rest has begun with it.
+            ClaimDecision::BeginRest { .. }
+            | ClaimDecision::InFlight
+            | ClaimDecision::Completed
+            | ClaimDecision::Unknown => {
                 return Ok(entry.present(now).map_or(
                     Claimed::Present(Present::InFlight {
                         lease_remaining: Duration::ZERO,

@@ -21,16 +21,13 @@ use crate::record::{Epoch, RecordId, StoredState, Timestamp};
 /// Added to a request's deadline to make its lease: time for the owner to end itself and say so.
 pub const LEASE_MARGIN: Duration = Duration::from_secs(5);
 
-/// How long a key that an operator freed takes no claim, counted from when the decision is known to be committed.
+/// How long a key that an operator freed takes no claim, counted from when somebody saw that the decision is
+/// committed ([`Rest`](super::decision::Rest)).
 ///
 /// Until then others may answer retries from what they kept of the record
 /// ([`CONFIRMED_FOR`](crate::cached::CONFIRMED_FOR) at the most). Past that, whoever executes anew can be sure
 /// that nobody is shown the old answer any more.
 pub const FREED_REST: Duration = Duration::from_secs(3);
-
-/// The rest that a decision is written with, before it is known to be committed: a commit can take its time,
-/// and the rest must not run out meanwhile. Then it is cut to [`FREED_REST`].
-pub const FREED_REST_UNCONFIRMED: Duration = Duration::from_secs(60);
 
 /// A record as an operator sees it. Times are of the store's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use onlyonce::store::decision::{ClaimDecision, decide_claim};
+use onlyonce::store::operator::FREED_REST;
 use onlyonce::store::{Claim, OnUnknown, Present, StoreError};
 use onlyonce::{Epoch, RecordId, Timestamp, Token};
 use sqlx::Row;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow, Postgres};
-use sqlx::query;
 use sqlx::query::Query;
+use sqlx::{query, raw_sql};
 
+use super::super::claim::begin_rest;
 use super::super::failure::Failure;
 use super::super::id::Uuid;
 use super::super::row::{durable, epoch, epoch_number, micros, read, timestamp};
@@ -87,6 +89,9 @@ const TAKE_OVER: &str = "update onlyonce_records set token = $2, fingerprint = $
 
 /// Takes a record, as the first statement of the open transaction.
 ///
+/// Where it finds that an operator freed the record, and that nobody has begun its rest
+/// ([`Rest`](onlyonce::store::decision::Rest)), it writes that, commits it by itself, and leaves a new transaction open.
+///
 /// # Errors
 /// Where the database fails; nothing was written then, and the transaction can only be rolled back.
 pub async fn claim(
@@ -126,6 +131,14 @@ async fn try_claim(
                 if let Some(row) = take_over(connection, claim, read).await? {
                     return Ok(Taking::Taken(taken(&row, statements, claim)?));
                 }
+            }
+            ClaimDecision::BeginRest { read } => {
+                begin_rest(session, &claim.id, read).await?;
+                // Whoever is told that a record is there rolls back.
+                raw_sql("commit and chain").execute(connection).await?;
+                return Ok(Taking::Present(Present::InFlight {
+                    lease_remaining: FREED_REST,
+                }));
             }
             ClaimDecision::Own(_)
             | ClaimDecision::InFlight

@@ -4,14 +4,16 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use onlyonce::clock::ManualClock;
-use onlyonce::store::{Claim, Claimed, StoreErrorKind};
+use onlyonce::store::operator::{FREED_REST, Resolution, Resolved};
+use onlyonce::store::{Claim, Claimed, Present, StoreErrorKind};
 use onlyonce::{Epoch, Timestamp};
-use onlyonce_test::conformance::sample::claim;
+use onlyonce_test::conformance::sample::{claim, rival};
 use tempfile::TempDir;
 
 use super::*;
 use crate::sqlite::connection;
 use crate::sqlite::row::Record;
+use crate::sqlite::writes::{BeginRest, Claiming, Resolve};
 
 type Answer<T> = oneshot::Receiver<Result<T, StoreError>>;
 
@@ -44,9 +46,9 @@ fn request<W: Write>(write: W) -> (Box<dyn Waiting>, Answer<W::Answer>) {
 struct Then(Claim, &'static str);
 
 impl Write for Then {
-    type Answer = Claimed;
+    type Answer = Claiming;
 
-    fn run(&self, batch: Batch<'_>) -> Result<Claimed, Fault> {
+    fn run(&self, batch: Batch<'_>) -> Result<Claiming, Fault> {
         let claimed = self.0.run(batch)?;
         batch.connection.execute_batch(self.1)?;
         Ok(claimed)
@@ -70,7 +72,7 @@ fn a_request_that_fails_does_so_alone() {
 
     for answer in [&mut first_answer, &mut last_answer] {
         let answer = answer.try_recv().unwrap().unwrap();
-        assert_eq!(answer, Claimed::Acquired(Epoch::FIRST));
+        assert_eq!(answer, Claiming::Told(Claimed::Acquired(Epoch::FIRST)));
     }
     let error = failing_answer.try_recv().unwrap().unwrap_err();
     assert!(!error.may_have_applied());
@@ -205,6 +207,54 @@ fn a_claim_that_nobody_waits_for_is_left_out() {
     thread.run(&receiver);
     assert!(!exists(&thread, &claim(1)));
     assert!(exists(&thread, &claim(2)));
+}
+
+/// A claim that shares its transaction with a decision sees it before anybody else can. Were its rest begun then, it
+/// would pass while the commit waits for the disk.
+#[test]
+fn no_rest_begins_in_the_transaction_of_its_decision() {
+    let (mut thread, _directory) = open();
+    let clock = Arc::new(ManualClock::default());
+    thread.clock = Arc::<ManualClock>::clone(&clock);
+    let (first, _answer) = request(claim(1));
+    thread.write(vec![first]);
+
+    let forget = Resolve {
+        id: claim(1).id,
+        resolution: Resolution::Forget,
+        force: true,
+    };
+    let (forget, mut forgotten) = request(forget);
+    let (second, mut second_answer) = request(rival(&claim(1)));
+    thread.write(vec![forget, second]);
+    let epoch = Epoch::new(2);
+    assert_eq!(
+        forgotten.try_recv().unwrap().unwrap(),
+        Resolved::Done(epoch)
+    );
+    let told = second_answer.try_recv().unwrap().unwrap();
+    assert_eq!(told, Claiming::RestNotBegun(epoch));
+
+    // However long that took.
+    clock.advance(FREED_REST * 100);
+    let begin = BeginRest {
+        id: claim(1).id,
+        epoch,
+    };
+    let (begin, _answer) = request(begin);
+    let (third, mut third_answer) = request(rival(&claim(1)));
+    thread.write(vec![begin, third]);
+    let told = third_answer.try_recv().unwrap().unwrap();
+    let resting = Present::InFlight {
+        lease_remaining: FREED_REST,
+    };
+    assert_eq!(told, Claiming::Told(Claimed::Present(resting)));
+
+    clock.advance(FREED_REST);
+    let (last, mut last_answer) = request(rival(&claim(1)));
+    thread.write(vec![last]);
+    let told = last_answer.try_recv().unwrap().unwrap();
+    assert_eq!(told, Claiming::Told(Claimed::Acquired(Epoch::new(3))));
 }
 
 /// A clock that shows how often it was read.
