@@ -65,6 +65,13 @@ impl Error {
         sqlstate(source)
     }
 
+    /// Whether the server does not let us in, or not do what we have to: the role, its password, the database's
+    /// name, its rights. Waiting changes none of them.
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.sqlstate()
+            .is_some_and(|code| code.starts_with("28") || code == "3D000" || code == "42501")
+    }
+
     /// Whether the same transaction, begun again, may succeed: a deadlock, a serialization failure, a lock
     /// that was not had in time.
     pub fn is_transient(&self) -> bool {
@@ -103,6 +110,10 @@ impl From<sqlx::Error> for Error {
             Some("42501") => {
                 "the account lacks rights: it needs select, insert, update and delete on the onlyonce_outbox_ \
                  tables, and usage on their sequence"
+            }
+            Some("3D000") => "there is no such database: look at its name in the URL",
+            Some(code) if code.starts_with("28") => {
+                "the server does not let this role in: look at the role, its password, and the server's pg_hba.conf"
             }
             _ => "the database failed",
         };

@@ -125,6 +125,9 @@ impl<S: Sink> Relay<S> {
     ///
     /// # Errors
     /// [`Error::Schema`] where the tables are missing or too new: it cannot work, and waiting does not help.
+    /// [`Error::Database`] where it has never worked and the server refuses it: an unknown role or database, a
+    /// wrong password, rights that are missing. Once it has worked it goes on trying then too, since passwords are
+    /// changed while relays run, and says so as errors.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
         let mut shutdown = pin!(shutdown);
         let mut stop = Stop::new(shutdown.as_mut());
@@ -144,6 +147,8 @@ impl<S: Sink> Relay<S> {
                     continue;
                 }
                 Err(error @ Error::Schema(_)) => return Err(error),
+                // It has never worked.
+                Err(error) if upkeep.is_none() && error.is_refusal() => return Err(error),
                 Err(error) => error,
             };
             if begun.elapsed() > RECONNECT.cap {
@@ -152,11 +157,7 @@ impl<S: Sink> Relay<S> {
             failures += 1;
             self.context.counters.database_failures.add(1);
             let wait = RECONNECT.after(failures);
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                ?wait,
-                "the relay's database failed"
-            );
+            told(&error, wait);
             if stop.stopped {
                 return Ok(());
             }
@@ -196,5 +197,19 @@ impl<S: Sink> Relay<S> {
         lease::register(&mut session, me, options.lease, options.start).await?;
         let sequence = poll::sequence(&mut session).await?;
         Ok((session, sequence))
+    }
+}
+
+/// What an operator has to do something about is an error.
+fn told(error: &Error, wait: Duration) {
+    let cause = error as &dyn std::error::Error;
+    if error.is_refusal() {
+        tracing::error!(
+            error = cause,
+            ?wait,
+            "the relay's database refuses it, and nothing is delivered"
+        );
+    } else {
+        tracing::warn!(error = cause, ?wait, "the relay's database failed");
     }
 }

@@ -4,7 +4,8 @@
 //! over those of one that is gone. All that they have in common is in the database.
 //!
 //! A database that is away is no reason not to start, nor to end: the relay asks again, ever more seldom, and
-//! is not ready meanwhile. Tables that are missing are one: waiting does not help.
+//! is not ready meanwhile. Tables that are missing are one, and so is a server that refuses the relay at its
+//! start: waiting does not help.
 
 mod metrics;
 mod piped;
@@ -132,7 +133,8 @@ impl RelayApp {
     /// shards to others. Returns when that is done, or the time for it is over.
     ///
     /// # Errors
-    /// Where `signal` returns a second time, the outbox's tables are missing, or nobody reads standard output.
+    /// Where `signal` returns a second time, the outbox's tables are missing, the server refuses the relay at its
+    /// start, or nobody reads standard output.
     pub async fn run(
         self,
         mut signal: impl AsyncFnMut() -> &'static str,

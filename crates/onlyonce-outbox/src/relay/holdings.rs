@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::lease::{self, Identity, Lease, Taken};
+use super::lease::{self, Identity, Lease, Share, Taken};
 use super::position::{Position, Progress};
 use super::stats::Counters;
 use super::{cursor, options::RelayOptions};
@@ -40,6 +40,8 @@ pub(super) struct Holdings {
     until: Instant,
     told_at: Instant,
     finished: usize,
+    /// How many it should have.
+    share: Share,
 }
 
 impl Holdings {
@@ -50,6 +52,7 @@ impl Holdings {
             until: now,
             told_at: now,
             finished: 0,
+            share: Share::default(),
         }
     }
 
@@ -72,28 +75,55 @@ impl Holdings {
             self.until = until - options.margin();
         }
         // Not before: who has just lost its shards has no say in how they are shared out.
-        let share = lease::fair_share(session, me, options.lease).await?;
-        let staying = self.shards.values().filter(|held| !held.leaving).count();
-        let surplus = staying.saturating_sub(share);
+        self.share = lease::fair_share(session, me, options.lease).await?;
+        let surplus = self.staying().saturating_sub(self.share.shards);
         let last = self.shards.values_mut().rev().filter(|held| !held.leaving);
         last.take(surplus).for_each(|held| held.leaving = true);
-        if staying < share {
-            let held: Vec<i16> = self.shards.keys().copied().collect();
-            let (taken, until) =
-                lease::take(session, me, share - staying, &held, options.lease).await?;
-            counters.leases_taken.add(taken.len());
-            if !taken.is_empty() {
-                tracing::info!(sink = me.sink, shards = taken.len(), "shards taken over");
-                self.until = self.until.min(until - options.margin());
-            }
-            self.shards.extend(
-                taken
-                    .into_iter()
-                    .map(|taken| (taken.lease.shard, Held::new(taken))),
-            );
-        }
+        self.take(session, me, options, counters).await?;
         counters.shards.set(self.shards.len());
         Ok(true)
+    }
+
+    /// Whether it has less than its share.
+    pub(super) fn wants(&self) -> bool {
+        self.staying() < self.share.shards
+    }
+
+    /// Which relays there were when the shards were shared out last.
+    pub(super) fn relays(&self) -> i64 {
+        self.share.relays
+    }
+
+    fn staying(&self) -> usize {
+        self.shards.values().filter(|held| !held.leaving).count()
+    }
+
+    /// Takes what is free, up to its share.
+    pub(super) async fn take(
+        &mut self,
+        session: &mut Session,
+        me: &Identity,
+        options: &RelayOptions,
+        counters: &Counters,
+    ) -> Result<(), Error> {
+        let missing = self.share.shards.saturating_sub(self.staying());
+        if missing == 0 {
+            return Ok(());
+        }
+        let held: Vec<i16> = self.shards.keys().copied().collect();
+        let (taken, until) = lease::take(session, me, missing, &held, options.lease).await?;
+        if taken.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(sink = me.sink, shards = taken.len(), "shards taken over");
+        counters.leases_taken.add(taken.len());
+        self.until = self.until.min(until - options.margin());
+        let taken = taken
+            .into_iter()
+            .map(|taken| (taken.lease.shard, Held::new(taken)));
+        self.shards.extend(taken);
+        counters.shards.set(self.shards.len());
+        Ok(())
     }
 
     /// Whether what takes so long would be over before the leases lapse.

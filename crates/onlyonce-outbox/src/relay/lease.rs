@@ -72,8 +72,9 @@ const ALIVE: &str = "with gone as ( \
          insert into onlyonce_outbox_relay (sink, relay, alive_until) \
          values ($1, $2, statement_timestamp() + $3 * interval '1 millisecond') \
          on conflict (sink, relay) do update set alive_until = excluded.alive_until \
-     ) select count(*) from onlyonce_outbox_relay \
-     where sink = $1 and relay <> $2 and alive_until >= statement_timestamp()";
+     ) select count(*) filter (where alive_until >= statement_timestamp()), \
+         coalesce(sum(hashtext(relay::text)), 0) + hashtext($2::uuid::text) \
+     from onlyonce_outbox_relay where sink = $1 and relay <> $2";
 
 const RENEW: &str = "with mine as ( \
          select shard from onlyonce_outbox_cursor \
@@ -104,20 +105,33 @@ const RELEASE: &str = "with mine as ( \
 
 const LEAVE: &str = "delete from onlyonce_outbox_relay where sink = $1 and relay = $2";
 
-/// How many shards each relay should have, this one included.
+/// How many shards each relay should have, and among which relays.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Share {
+    pub(super) shards: usize,
+    /// Another number when one has come or gone, as [`Page`](super::poll::Page) has it.
+    pub(super) relays: i64,
+}
+
+/// The share of each relay, this one included.
 pub(super) async fn fair_share(
     session: &mut Session,
     me: &Identity,
     lease: Duration,
-) -> Result<usize, Error> {
+) -> Result<Share, Error> {
     let query = sqlx::query(ALIVE)
         .bind(&me.sink)
         .bind(sql::Uuid(me.relay))
         .bind(millis(lease));
     let rows = session.fetch(query).await?;
-    let others: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
-    let others = usize::try_from(others).unwrap_or_default();
-    Ok(usize::from(SHARDS).div_ceil(others + 1))
+    let Some(row) = rows.first() else {
+        return Err(Error::Schema("the relays cannot be counted".into()));
+    };
+    let others = usize::try_from(row.try_get::<i64, _>(0)?).unwrap_or_default();
+    Ok(Share {
+        shards: usize::from(SHARDS).div_ceil(others + 1),
+        relays: row.try_get(1)?,
+    })
 }
 
 /// Renews leases; answers the shards whose leases still are ours, and until when by this process's clock.

@@ -33,7 +33,8 @@ pub(crate) const SEQUENCE: &str = "select case when is_called then last_value el
 const PAGE: &str = "with s as materialized ( \
          select coalesce($5::text::pg_snapshot, pg_current_snapshot()) as open, $3::text::pg_snapshot as done, \
              $1::text as sink, $6::int8 as last, greatest($6::int8, $8::int8) as floor, \
-             exists (select from onlyonce_outbox_parked where sink = $1 and state < 3) as any_parked \
+             exists (select from onlyonce_outbox_parked where sink = $1 and state < 3) as any_parked, \
+             coalesce((select sum(hashtext(relay::text)) from onlyonce_outbox_relay where sink = $1), 0) as relays \
      ), page as materialized ( \
          select id, created_at from ( \
              (select id, created_at from onlyonce_outbox_event \
@@ -51,7 +52,7 @@ const PAGE: &str = "with s as materialized ( \
          select e.*, count(*) over () as of, \
              sum(octet_length(e.payload)) over (order by e.id) - octet_length(e.payload) as before \
          from page join onlyonce_outbox_event e on e.id = page.id and e.created_at = page.created_at \
-     ) select s.open::text as open, q.last_value as sequence, e.of, e.id, e.shard, e.event_id, e.topic, e.key, \
+     ) select s.open::text as open, s.relays, q.last_value as sequence, e.of, e.id, e.shard, e.event_id, e.topic, e.key, \
          e.kind, e.content_type, e.headers::text as headers, e.payload, \
          (extract(epoch from e.created_at) * 1000000)::int8 as micros, \
          s.any_parked and e.key is not null and exists ( \
@@ -80,6 +81,8 @@ pub(super) struct Page {
     pub(super) full: bool,
     /// Where the sequence is by now.
     pub(super) sequence: i64,
+    /// Which relays there are: another number when one has come or gone.
+    pub(super) relays: i64,
 }
 
 /// Up to where a batch that begins is to be read.
@@ -122,6 +125,7 @@ pub(super) async fn page(
         floor,
     };
     let sequence = first.try_get("sequence")?;
+    let relays = first.try_get("relays")?;
     let found: Option<i64> = first.try_get("of")?;
     let events = match found {
         None => Vec::new(),
@@ -142,6 +146,7 @@ pub(super) async fn page(
         after,
         full,
         sequence,
+        relays,
     })
 }
 

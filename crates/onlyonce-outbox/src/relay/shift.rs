@@ -90,6 +90,8 @@ pub(super) struct Shift<'c, S> {
     floor: i64,
     woken: Woken,
     renew_at: Instant,
+    /// When to look for shards that have become free, where it should have more.
+    take_at: Instant,
     retry_at: Instant,
     /// Once told to stop: until then, what was read is still sent.
     stop_by: Option<Instant>,
@@ -118,6 +120,7 @@ impl<'c, S: Sink> Shift<'c, S> {
             floor: 0,
             woken: options.wake.subscribe(),
             renew_at: now,
+            take_at: now,
             retry_at: now,
             stop_by: None,
         }
@@ -177,6 +180,9 @@ impl<'c, S: Sink> Shift<'c, S> {
             return Ok(false);
         }
         if self.stop_by.is_none() {
+            if self.take_at().is_some_and(|at| at <= Instant::now()) {
+                self.take().await?;
+            }
             if self.retry_at <= Instant::now() {
                 self.claim_parked().await?;
             }
@@ -194,9 +200,12 @@ impl<'c, S: Sink> Shift<'c, S> {
             return Ok(true);
         }
         let me = &self.context.me;
-        self.holdings
+        let ours = self
+            .holdings
             .give_back(&mut self.session, me, &to_give)
-            .await
+            .await;
+        self.context.counters.shards.set(self.holdings.len());
+        ours
     }
 
     async fn renew(&mut self) -> Result<bool, Error> {
@@ -213,7 +222,23 @@ impl<'c, S: Sink> Shift<'c, S> {
         // It said that it lives, which is a write.
         self.floor = before;
         self.renew_at = Instant::now() + options.renew_every();
+        self.take_at = Instant::now() + options.poll_most;
         self.find_room().await
+    }
+
+    /// When to look for free shards, where it has less than its share.
+    fn take_at(&self) -> Option<Instant> {
+        self.holdings.wants().then_some(self.take_at)
+    }
+
+    async fn take(&mut self) -> Result<(), Error> {
+        let (me, options) = (&self.context.me, &self.context.options);
+        let counters = &self.context.counters;
+        self.holdings
+            .take(&mut self.session, me, options, counters)
+            .await?;
+        self.take_at = Instant::now() + options.poll_most;
+        Ok(())
     }
 
     async fn tell(&mut self) -> Result<bool, Error> {
@@ -257,6 +282,7 @@ impl<'c, S: Sink> Shift<'c, S> {
             let waits = stop_by > Instant::now();
             return if waits { next.min(stop_by) } else { next };
         }
+        next = next.min(self.take_at().unwrap_or(next));
         if self.has_room() {
             next = next.min(self.pace.next());
         }

@@ -5,6 +5,7 @@ mod append;
 mod dice;
 mod faults;
 mod fixture;
+mod handover;
 mod operator;
 mod owners;
 mod relay;

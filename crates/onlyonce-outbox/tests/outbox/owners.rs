@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use crate::fixture::{Postgres, eventually, run, value};
 use crate::relay::{Running, commit, first_deliveries, payment, quick};
 
-async fn shards(monitor: &Monitor, count: u64) {
+pub(crate) async fn shards(monitor: &Monitor, count: u64) {
     let reached = async {
         while monitor.stats().shards != count {
             tokio::time::sleep(Duration::from_millis(5)).await;

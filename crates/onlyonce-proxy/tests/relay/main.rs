@@ -4,4 +4,5 @@ mod brokers;
 mod fixture;
 mod operator;
 mod process;
+mod refused;
 mod settings;

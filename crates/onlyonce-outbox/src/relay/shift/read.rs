@@ -37,6 +37,10 @@ impl<S: Sink> Shift<'_, S> {
             let page =
                 poll::page(&mut self.session, sink, &shards, &position, &until, limit).await?;
             self.sequence = page.sequence;
+            if page.relays != self.holdings.relays() {
+                // The shards are to be shared out anew, and not only when it is time to renew.
+                self.renew_at = Instant::now();
+            }
             found = match (page.full, page.events.is_empty()) {
                 (true, _) => Found::More,
                 (false, true) => found,
