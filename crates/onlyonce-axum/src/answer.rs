@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
+use onlyonce::classify::OUTCOME;
 use onlyonce::problem::Code;
 use onlyonce::{Evidence, Policy, Problem, RecordId};
 
@@ -20,8 +21,10 @@ pub(crate) enum Failed {
     Conflict,
     /// The database failed, or did not answer in time.
     Database,
-    /// The handler did something that cannot be committed, which the log tells.
+    /// The handler did something that cannot be committed, which the log tells: it is rolled back.
     Misused,
+    /// The handler ended the transaction itself, and so may have committed it.
+    Ended,
     /// The commit was sent, and nobody says what became of it.
     Unconfirmed,
 }
@@ -38,11 +41,24 @@ impl Failed {
                     "the request took too long, and nothing that it did remains; \
                      it can be sent again with the same key",
                 ),
-            Self::Panicked | Self::Misused => rolled_back
+            Self::Panicked => rolled_back
                 .with_status(StatusCode::INTERNAL_SERVER_ERROR)
                 .with_detail(
                     "the service failed, and nothing that the request did remains; \
                      it can be sent again with the same key",
+                ),
+            Self::Misused => rolled_back
+                .without_retry()
+                .with_status(StatusCode::INTERNAL_SERVER_ERROR)
+                .with_detail(
+                    "the service did what cannot be committed, and nothing that the request did remains; \
+                     sent again it fails again, until the service is mended",
+                ),
+            Self::Ended => Problem::new(Code::OutcomeUnknown)
+                .with_status(StatusCode::INTERNAL_SERVER_ERROR)
+                .with_detail(
+                    "the service ended the request's transaction itself, so what the request did may be \
+                     committed or not",
                 ),
             Self::Conflict => rolled_back
                 .with_retry_after(std::time::Duration::ZERO)
@@ -68,6 +84,10 @@ impl Failed {
     /// The answer, for a request with a key.
     pub(crate) fn guarded<R>(self, policy: &Policy, id: RecordId) -> Response<HeldBody<R>> {
         let mut response = held(policy.answer(self.problem().with_record(id)));
+        if self == Self::Unconfirmed {
+            // Nobody knows that it was not executed. A guard in front goes by the rest: a retry is safe.
+            response.headers_mut().remove(OUTCOME);
+        }
         // Whatever became of it: the core has nothing to write.
         response.extensions_mut().insert(Evidence::Refused);
         response

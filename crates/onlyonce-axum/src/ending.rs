@@ -107,7 +107,7 @@ async fn prepare(work: &mut Work, response: &Bytes) -> Result<Appended, Failed> 
                     "the handler ended the request's transaction itself: what it wrote may be committed without \
                      its response"
                 );
-                return Err(Failed::Misused);
+                return Err(Failed::Ended);
             }
             Err(error) => return Err(failed("the response cannot be written", &error)),
         },
@@ -118,7 +118,7 @@ async fn prepare(work: &mut Work, response: &Bytes) -> Result<Appended, Failed> 
             if let Err(error) = probe.execute(&mut *connection).await {
                 if is_without_transaction(&error) {
                     tracing::error!("the handler ended the request's transaction itself");
-                    return Err(Failed::Misused);
+                    return Err(Failed::Ended);
                 }
                 return Err(failed("a statement of the handler failed", &error));
             }

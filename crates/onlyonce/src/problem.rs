@@ -42,6 +42,7 @@ pub struct Problem {
     detail: Cow<'static, str>,
     record: Option<RecordId>,
     retry_after: Option<Duration>,
+    retryable: bool,
 }
 
 /// The members of the body, in the order they are written.
@@ -67,6 +68,7 @@ impl Problem {
             detail: code.advice().into(),
             record: None,
             retry_after: None,
+            retryable: code.retryable(),
         }
     }
 
@@ -84,11 +86,19 @@ impl Problem {
         self
     }
 
-    /// When to try again; sent in whole seconds, rounded up, at least 1. Ignored where the code is not
+    /// When to try again; sent in whole seconds, rounded up, at least 1. Ignored where the problem is not
     /// retryable: a date there would be an invitation.
     #[must_use]
     pub fn with_retry_after(mut self, delay: Duration) -> Self {
         self.retry_after = Some(delay);
+        self
+    }
+
+    /// The same request would fail in the same way, though the code is mostly of passing troubles: a fault in the
+    /// service's own program.
+    #[must_use]
+    pub fn without_retry(mut self) -> Self {
+        self.retryable = false;
         self
     }
 
@@ -111,7 +121,7 @@ impl Problem {
 
     /// The response, without what a policy adds: see [`Policy::answer`].
     pub fn into_response(self) -> Response<Bytes> {
-        let retryable = self.code.retryable();
+        let retryable = self.retryable;
         let body = Bytes::from(self.body());
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
@@ -143,14 +153,14 @@ impl Problem {
             status: self.status.as_u16(),
             detail: &self.detail,
             code: self.code.as_str(),
-            retryable: self.code.retryable(),
+            retryable: self.retryable,
             instance: self.record.map(|id| format!("urn:onlyonce:record:{id}")),
         };
         serde_json::to_vec(&body).expect("strings, a number and a boolean are always JSON")
     }
 
     fn retry_after_seconds(&self) -> Option<u64> {
-        if !self.code.retryable() {
+        if !self.retryable {
             return None;
         }
         let always = matches!(self.code, Code::RequestInProgress | Code::StoreUnavailable);
@@ -288,6 +298,17 @@ mod tests {
             }
             let _no_overflow = header(Problem::new(code).with_retry_after(Duration::MAX));
         }
+    }
+
+    #[test]
+    fn a_problem_can_be_final_where_its_code_is_not() {
+        let problem = Problem::new(Code::RolledBack).with_retry_after(Duration::ZERO);
+        let response = problem.without_retry().into_response();
+        assert_eq!(body(&response)["retryable"], false);
+        assert_eq!(response.headers()["x-should-retry"], "false");
+        assert!(!response.headers().contains_key(RETRY_AFTER));
+        // That nothing was executed stays true.
+        assert_eq!(response.headers()[OUTCOME], "not-executed");
     }
 
     #[test]

@@ -319,7 +319,7 @@ async fn find_out(work: &mut Work) -> Result<(), Failed> {
                 "the handler ended the request's transaction itself, and answers that it failed: what it wrote may be \
                  committed"
             );
-            Err(Failed::Misused)
+            Err(Failed::Ended)
         }
         // Whatever it was, it is rolled back with its connection.
         Err(_) => Err(Failed::Database),

@@ -272,6 +272,7 @@ async fn an_event_that_cannot_be_published_rolls_back() {
     );
     let answer = post_to(&app, "/", "k").await;
     assert_eq!((answer.status, answer.code()), (500, "rolled-back".into()));
+    assert_eq!(answer.headers["x-should-retry"], "false");
     assert_eq!(site.rows().await, (0, 0, 0));
 }
 

@@ -23,7 +23,11 @@ async fn a_handler_that_commits_by_itself_is_found_out_and_not_repeated() {
         },
     );
     let answer = post_to(&app, "/", "k").await;
-    assert_eq!(answer.status, 500);
+    assert_eq!(
+        (answer.status, answer.code()),
+        (500, "outcome-unknown".into())
+    );
+    assert_eq!(answer.headers["idempotency-outcome"], "unknown");
     let again = post_to(&app, "/", "k").await;
     assert_eq!(
         (again.status, again.code()),
@@ -45,7 +49,10 @@ async fn a_handler_that_rolls_back_by_itself_is_found_out() {
         },
     );
     let answer = post_to(&app, "/", "k").await;
-    assert_eq!((answer.status, answer.code()), (500, "rolled-back".into()));
+    assert_eq!(
+        (answer.status, answer.code()),
+        (500, "outcome-unknown".into())
+    );
     assert_eq!(site.rows().await, (0, 0, 0));
     site.nothing_is_open().await;
 }
@@ -71,6 +78,7 @@ async fn a_transaction_that_outlives_its_handler_does_not_commit() {
     for key in [Some("k"), None] {
         let answer = ask(&app, request("/", key, "")).await;
         assert_eq!((answer.status, answer.code()), (500, "rolled-back".into()));
+        assert_eq!(answer.headers["x-should-retry"], "false");
     }
     gate.reached(2).await;
     gate.open();
@@ -92,6 +100,7 @@ async fn a_leaked_savepoint_is_not_taken_for_the_transaction() {
     );
     let answer = post_to(&app, "/", "k").await;
     assert_eq!((answer.status, answer.code()), (500, "rolled-back".into()));
+    assert_eq!(answer.headers["x-should-retry"], "false");
     assert_eq!(site.rows().await, (0, 0, 0));
     site.nothing_is_open().await;
 }
@@ -152,7 +161,10 @@ async fn a_handler_that_commits_by_itself_and_then_refuses_is_found_out() {
             },
         );
         let answer = post_to(&app, "/", "k").await;
-        assert_eq!((answer.status, answer.code()), (500, "rolled-back".into()));
+        assert_eq!(
+            (answer.status, answer.code()),
+            (500, "outcome-unknown".into())
+        );
         let again = post_to(&app, "/", "k").await;
         assert_eq!(
             (again.status, again.code()),
@@ -176,7 +188,10 @@ async fn a_keyless_handler_that_rolls_back_by_itself_emits_nothing() {
         },
     );
     let answer = ask(&app, request("/", None, "")).await;
-    assert_eq!((answer.status, answer.code()), (500, "rolled-back".into()));
+    assert_eq!(
+        (answer.status, answer.code()),
+        (500, "outcome-unknown".into())
+    );
     assert_eq!(site.rows().await, (0, 0, 0));
     site.nothing_is_open().await;
 }
