@@ -4,6 +4,7 @@
 //! among themselves, and take over those of one that is gone. An event that fails is put aside with the later
 //! ones of its key, and tried again; everything else flows.
 
+mod age;
 mod backoff;
 mod breaker;
 mod cursor;
@@ -32,10 +33,11 @@ use uuid::Uuid;
 pub use self::options::{OnDead, RelayOptions, Start};
 pub use self::stats::RelayStats;
 
+use self::age::Age;
 use self::backoff::Backoff;
 use self::breaker::Breaker;
 use self::lease::Identity;
-use self::shift::{Context, End, Shift, Stop};
+use self::shift::{Context, End, Memory, Shift, Stop};
 use self::stats::Counters;
 use crate::connector::{Connector, Session};
 use crate::error::Error;
@@ -131,12 +133,15 @@ impl<S: Sink> Relay<S> {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
         let mut shutdown = pin!(shutdown);
         let mut stop = Stop::new(shutdown.as_mut());
-        let mut breaker = Breaker::new(self.context.options.breaker);
+        let mut memory = Memory {
+            breaker: Breaker::new(self.context.options.breaker),
+            age: Age::new(),
+        };
         let mut upkeep = None;
         let mut failures = 0;
         loop {
             let begun = Instant::now();
-            let error = match self.shift(&mut stop, &mut breaker, &mut upkeep).await {
+            let error = match self.shift(&mut stop, &mut memory, &mut upkeep).await {
                 Ok(End::Stopped) => return Ok(()),
                 Ok(End::Lost) if stop.stopped => return Ok(()),
                 Ok(End::Lost) => {
@@ -171,7 +176,7 @@ impl<S: Sink> Relay<S> {
     async fn shift<F: Future<Output = ()>>(
         &self,
         stop: &mut Stop<'_, F>,
-        breaker: &mut Breaker,
+        memory: &mut Memory,
         upkeep: &mut Option<JoinSet<()>>,
     ) -> Result<End, Error> {
         let (session, sequence) = tokio::select! {
@@ -181,7 +186,7 @@ impl<S: Sink> Relay<S> {
         // The tables are there by now.
         let retention = self.context.options.retention;
         upkeep.get_or_insert_with(|| upkeep::start(self.connector.clone(), retention));
-        Shift::new(&self.context, session, sequence, breaker)
+        Shift::new(&self.context, session, sequence, memory)
             .work(stop)
             .await
     }
@@ -194,7 +199,7 @@ impl<S: Sink> Relay<S> {
         if restore::resync(&mut session).await? {
             self.context.counters.resyncs.add(1);
         }
-        lease::register(&mut session, me, options.lease, options.start).await?;
+        lease::register(&mut session, me, options).await?;
         let sequence = poll::sequence(&mut session).await?;
         Ok((session, sequence))
     }

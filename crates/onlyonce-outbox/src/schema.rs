@@ -17,11 +17,18 @@ use crate::versions::{Migration, Versions};
 const OUTBOX: Versions = Versions {
     whose: "outbox",
     table: "onlyonce_outbox_schema",
-    migrations: &[Migration {
-        version: 1,
-        min_compatible: 1,
-        statements: include_str!("../migrations/0001_outbox.sql"),
-    }],
+    migrations: &[
+        Migration {
+            version: 1,
+            min_compatible: 1,
+            statements: include_str!("../migrations/0001_outbox.sql"),
+        },
+        Migration {
+            version: 2,
+            min_compatible: 1,
+            statements: include_str!("../migrations/0002_outbox.sql"),
+        },
+    ],
 };
 
 /// Makes the tables, or brings them up to date, and makes the partitions of the days ahead. Does nothing where

@@ -37,6 +37,11 @@ pub struct SinkStatus {
     pub name: String,
     /// How many relays live.
     pub relays: u64,
+    /// For how long its receivers know repetitions, as its relays were told
+    /// ([`RelayOptions::receivers_remember`](crate::RelayOptions::receivers_remember)); `None` for ever.
+    pub dedupe_window: Option<Duration>,
+    /// Keys of which an event is parked, unordered events not counted.
+    pub parked_keys: u64,
     /// Its shards.
     pub shards: Vec<ShardStatus>,
 }
@@ -53,6 +58,34 @@ impl SinkStatus {
             .iter()
             .filter_map(|shard| shard.oldest_undelivered)
             .max()
+    }
+
+    /// The age of the oldest event that failed and is tried again, or waits behind one of its key.
+    pub fn oldest_parked(&self) -> Option<Duration> {
+        self.shards
+            .iter()
+            .filter_map(|shard| shard.oldest_parked)
+            .max()
+    }
+
+    /// The age of the oldest event that waits to be delivered. The dead do not wait.
+    pub fn oldest(&self) -> Option<Duration> {
+        self.oldest_undelivered().max(self.oldest_parked())
+    }
+
+    /// Whether that is more than half of the receivers' dedupe window: past it they refuse the event, or take a
+    /// repetition for new.
+    pub fn is_late(&self) -> bool {
+        match (self.oldest(), self.dedupe_window) {
+            (Some(age), Some(window)) => age > window / 2,
+            _ => false,
+        }
+    }
+
+    /// When the cursor that has not moved for the longest time did.
+    pub fn cursor_age(&self) -> Duration {
+        let ages = self.shards.iter().map(|shard| shard.cursor_age);
+        ages.max().unwrap_or_default()
     }
 
     /// Dead letters.
@@ -76,6 +109,8 @@ pub struct ShardStatus {
     pub retrying: u64,
     /// Events that wait behind one of their key.
     pub behind: u64,
+    /// The age of the oldest of those two.
+    pub oldest_parked: Option<Duration>,
     /// Dead letters.
     pub dead: u64,
     /// The relay that works on it, if one does.
@@ -108,7 +143,9 @@ const SHARDS: &str = "with cursor as materialized ( \
          group by p.sink, p.done, p.open, p.last_id, e.shard \
      ), parked as materialized ( \
          select sink, shard, count(*) filter (where state = 0) as retrying, \
-             count(*) filter (where state = 1) as behind, count(*) filter (where state > 1) as dead \
+             count(*) filter (where state = 1) as behind, count(*) filter (where state > 1) as dead, \
+             min(created_at) filter (where state < 2) as oldest, \
+             count(*) filter (where key is not null and state in (0, 2)) as keys \
          from onlyonce_outbox_parked group by sink, shard \
      ), alive as ( \
          select sink, count(*) as relays from onlyonce_outbox_relay \
@@ -116,6 +153,9 @@ const SHARDS: &str = "with cursor as materialized ( \
      ) select c.sink, c.shard, coalesce(e.events, 0) as undelivered, \
          (extract(epoch from statement_timestamp() - e.oldest))::float8 as oldest, \
          coalesce(p.retrying, 0) as retrying, coalesce(p.behind, 0) as behind, coalesce(p.dead, 0) as dead, \
+         (extract(epoch from statement_timestamp() - p.oldest))::float8 as oldest_parked, \
+         sum(coalesce(p.keys, 0)) over (partition by c.sink)::int8 as keys, \
+         (extract(epoch from s.dedupe_window))::float8 as dedupe_window, \
          case when c.lease_until >= statement_timestamp() then c.owner end as owner, \
          (extract(epoch from statement_timestamp() - c.moved_at))::float8 as moved, \
          coalesce(a.relays, 0) as relays \
@@ -123,6 +163,7 @@ const SHARDS: &str = "with cursor as materialized ( \
              and e.open is not distinct from c.open and e.last_id = c.last_id \
          left join parked p on p.sink = c.sink and p.shard = c.shard \
          left join alive a on a.sink = c.sink \
+         left join onlyonce_outbox_sink s on s.sink = c.sink \
      order by c.sink, c.shard";
 
 const OPEN: &str = "select count(*), (extract(epoch from clock_timestamp() - min(xact_start)))::float8 \
@@ -164,6 +205,8 @@ async fn read(connection: &mut PgConnection) -> Result<Status, Error> {
             None => sinks.push(SinkStatus {
                 name,
                 relays: number(&row, "relays")?,
+                dedupe_window: age(&row, "dedupe_window")?,
+                parked_keys: number(&row, "keys")?,
                 shards: vec![shard],
             }),
         }
@@ -188,13 +231,13 @@ async fn read(connection: &mut PgConnection) -> Result<Status, Error> {
 }
 
 fn shard(row: &PgRow) -> Result<ShardStatus, Error> {
-    let oldest: Option<f64> = row.try_get("oldest")?;
     Ok(ShardStatus {
         shard: row.try_get::<i16, _>("shard")?.unsigned_abs(),
         undelivered: number(row, "undelivered")?,
-        oldest_undelivered: oldest.map(seconds),
+        oldest_undelivered: age(row, "oldest")?,
         retrying: number(row, "retrying")?,
         behind: number(row, "behind")?,
+        oldest_parked: age(row, "oldest_parked")?,
         dead: number(row, "dead")?,
         owner: row
             .try_get::<Option<sql::Uuid>, _>("owner")?
@@ -205,6 +248,11 @@ fn shard(row: &PgRow) -> Result<ShardStatus, Error> {
 
 fn number(row: &PgRow, column: &str) -> Result<u64, Error> {
     Ok(row.try_get::<i64, _>(column)?.unsigned_abs())
+}
+
+fn age(row: &PgRow, column: &str) -> Result<Option<Duration>, Error> {
+    let age: Option<f64> = row.try_get(column)?;
+    Ok(age.map(seconds))
 }
 
 /// The database's clock may go back a little; an age does not.

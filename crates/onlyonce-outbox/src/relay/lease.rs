@@ -11,13 +11,16 @@ use sqlx::postgres::PgRow;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::options::Start;
+use super::options::{RelayOptions, Start};
 use super::poll;
 use super::position::{Position, Snapshot};
 use crate::connector::Session;
 use crate::error::Error;
 use crate::shard::SHARDS;
 use crate::sql;
+
+/// Longer than anybody remembers, and short enough for the database's calendar.
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 
 /// A sink, and the relay that works for it.
 #[derive(Debug, Clone)]
@@ -47,21 +50,30 @@ const REGISTER: &str = "insert into onlyonce_outbox_cursor (sink, shard, done, d
          case when $2 then $4::int8 else 0 end \
      from generate_series(0, $3 - 1) as shard on conflict do nothing";
 
+/// For whoever looks while no relay runs.
+const REMEMBER: &str = "insert into onlyonce_outbox_sink as known (sink, dedupe_window) \
+     values ($1, $2::float8 * interval '1 millisecond') on conflict (sink) do update \
+     set dedupe_window = excluded.dedupe_window where known.dedupe_window is distinct from excluded.dedupe_window";
+
 /// Sees to it that the sink has cursors. A sink that is new starts where `start` says; the present has a floor,
 /// with a write of ours before it.
 pub(super) async fn register(
     session: &mut Session,
     me: &Identity,
-    lease: Duration,
-    start: Start,
+    options: &RelayOptions,
 ) -> Result<(), Error> {
     let floor = poll::sequence(session).await?;
-    fair_share(session, me, lease).await?;
+    fair_share(session, me, options.lease).await?;
     let query = sqlx::query(REGISTER)
         .bind(&me.sink)
-        .bind(start == Start::Latest)
+        .bind(options.start == Start::Latest)
         .bind(i32::from(SHARDS))
         .bind(floor);
+    session.fetch(query).await?;
+    let window = options
+        .dedupe_window
+        .map(|window| millis(window.min(CENTURY)));
+    let query = sqlx::query(REMEMBER).bind(&me.sink).bind(window);
     session.fetch(query).await.map(drop)
 }
 

@@ -84,7 +84,7 @@ impl Default for RelayOptions {
                 cap: Duration::from_secs(30),
             },
             max_age: Duration::from_secs(24 * 3_600),
-            dedupe_window: None,
+            dedupe_window: Some(Duration::from_secs(7 * 24 * 3_600)),
             waiting_max: 10_000,
             on_dead: OnDead::Block,
             start: Start::Earliest,
@@ -178,17 +178,19 @@ impl RelayOptions {
         self
     }
 
-    /// For how long receivers know repetitions. With it, settings are refused by which an event could be tried for
-    /// longer than that: [`max_age`](Self::max_age) and a lease must fit in.
+    /// For how long receivers know repetitions: 7 days, as the inbox by default; `None` for ever. Settings are
+    /// refused by which an event could be tried for longer than that: [`max_age`](Self::max_age) and a lease must
+    /// fit in.
     ///
     /// It does not bound how old an event is when it is delivered **first**: after an outage, behind a dead letter
     /// or at a replay it can be any age. An inbox that counts its window from the making of the event refuses such
-    /// a one ([`Outcome::TooOld`](crate::inbox::Outcome::TooOld)), and never applies it. Where an outage may
-    /// outlast the window, open the inbox with a larger [one](crate::inbox::Options::dedupe_window) in time:
-    /// before the events are older than the present one, since what it has forgotten stays forgotten.
+    /// a one ([`Outcome::TooOld`](crate::inbox::Outcome::TooOld)), and never applies it. So a relay warns when the
+    /// oldest event that waits is older than half of the window ([`RelayStats::late`](crate::RelayStats::late)):
+    /// time to open the inbox with a larger [one](crate::inbox::Options::dedupe_window), before the events are older
+    /// than the present one, since what it has forgotten stays forgotten.
     #[must_use]
-    pub fn receivers_remember(mut self, window: Duration) -> Self {
-        self.dedupe_window = Some(window);
+    pub fn receivers_remember(mut self, window: Option<Duration>) -> Self {
+        self.dedupe_window = window;
         self
     }
 
@@ -337,7 +339,7 @@ mod tests {
             (options().breaker(2 * SECOND, SECOND), "breaker"),
             (options().max_age(30 * SECOND), "dies after"),
             (
-                options().receivers_remember(24 * 3_600 * SECOND),
+                options().receivers_remember(Some(24 * 3_600 * SECOND)),
                 "repetitions",
             ),
             (options().retention(Some(SECOND)), "retention"),

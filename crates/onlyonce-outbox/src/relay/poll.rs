@@ -77,6 +77,8 @@ pub(super) struct Page {
     pub(super) events: Vec<Read>,
     /// Where the shards that were read are after it.
     pub(super) after: Position,
+    /// How many transactions were open in the snapshot up to which was read.
+    pub(super) transactions: usize,
     /// Whether there may be more.
     pub(super) full: bool,
     /// Where the sequence is by now.
@@ -124,6 +126,7 @@ pub(super) async fn page(
         text: first.try_get::<&str, _>("open")?.into(),
         floor,
     };
+    let transactions = open.transactions();
     let sequence = first.try_get("sequence")?;
     let relays = first.try_get("relays")?;
     let found: Option<i64> = first.try_get("of")?;
@@ -144,6 +147,7 @@ pub(super) async fn page(
     Ok(Page {
         events,
         after,
+        transactions,
         full,
         sequence,
         relays,
@@ -159,22 +163,18 @@ pub(super) async fn sequence(session: &mut Session) -> Result<i64, Error> {
     Ok(row.try_get(0)?)
 }
 
-const PRESENT: &str = "select pg_current_snapshot()::text, \
-     (select count(*) from pg_snapshot_xip(pg_current_snapshot()))";
+const PRESENT: &str = "select pg_current_snapshot()::text";
 
-/// The present, for shards that are read by several statements and shall end at the same place; and how many
-/// transactions are open.
-pub(super) async fn present(session: &mut Session, floor: i64) -> Result<(Snapshot, usize), Error> {
+/// The present, for shards that are read by several statements and shall end at the same place.
+pub(super) async fn present(session: &mut Session, floor: i64) -> Result<Snapshot, Error> {
     let rows = session.fetch(sqlx::query(PRESENT)).await?;
     let Some(row) = rows.first() else {
         return Err(Error::Schema("the server has no snapshot".into()));
     };
-    let open = Snapshot {
+    Ok(Snapshot {
         text: row.try_get::<&str, _>(0)?.into(),
         floor,
-    };
-    let transactions: i64 = row.try_get(1)?;
-    Ok((open, usize::try_from(transactions).unwrap_or_default()))
+    })
 }
 
 fn read(row: &PgRow) -> Result<Read, sqlx::Error> {

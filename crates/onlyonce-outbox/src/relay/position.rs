@@ -22,6 +22,14 @@ pub(super) struct Snapshot {
     pub(super) floor: i64,
 }
 
+impl Snapshot {
+    /// How many transactions were open. Its text is `xmin:xmax:xip,xip,…`.
+    pub(super) fn transactions(&self) -> usize {
+        let open = self.text.rsplit(':').next().unwrap_or_default();
+        open.split(',').filter(|xid| !xid.is_empty()).count()
+    }
+}
+
 /// A place in a shard's events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Position {
@@ -116,6 +124,15 @@ mod tests {
             text: text.into(),
             floor: 0,
         }
+    }
+
+    #[test]
+    fn open_transactions_are_counted() {
+        let count = |text| snapshot(text).transactions();
+        assert_eq!(
+            [count("3:3:"), count("3:9:3"), count("3:9:3,5,8")],
+            [0, 1, 3]
+        );
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use super::age::Age;
 use super::breaker::{Allowance, Breaker};
 use super::flights::Flights;
 use super::holdings::Holdings;
@@ -35,6 +36,13 @@ pub(super) struct Context<S> {
     pub(super) me: Identity,
     pub(super) options: RelayOptions,
     pub(super) counters: Arc<Counters>,
+}
+
+/// What a relay knows from shift to shift, and changes.
+#[derive(Debug)]
+pub(super) struct Memory {
+    pub(super) breaker: Breaker,
+    pub(super) age: Age,
 }
 
 /// How a shift ended, where the database did not fail.
@@ -79,7 +87,7 @@ pub(super) struct Shift<'c, S> {
     holdings: Holdings,
     lanes: Lanes,
     flights: Flights,
-    breaker: &'c mut Breaker,
+    memory: &'c mut Memory,
     pace: Pace,
     /// Events for which there is no room behind their key's first: their shards are not read on.
     no_room: Vec<Item>,
@@ -102,7 +110,7 @@ impl<'c, S: Sink> Shift<'c, S> {
         context: &'c Context<S>,
         session: Session,
         sequence: i64,
-        breaker: &'c mut Breaker,
+        memory: &'c mut Memory,
     ) -> Self {
         let now = Instant::now();
         let options = &context.options;
@@ -112,7 +120,7 @@ impl<'c, S: Sink> Shift<'c, S> {
             holdings: Holdings::none(),
             lanes: Lanes::default(),
             flights: Flights::default(),
-            breaker,
+            memory,
             pace: Pace::new(options.poll_least, options.poll_most),
             no_room: Vec::new(),
             pages: 0,
@@ -180,6 +188,7 @@ impl<'c, S: Sink> Shift<'c, S> {
             return Ok(false);
         }
         if self.stop_by.is_none() {
+            self.look_at_age().await?;
             if self.take_at().is_some_and(|at| at <= Instant::now()) {
                 self.take().await?;
             }
@@ -241,6 +250,22 @@ impl<'c, S: Sink> Shift<'c, S> {
         Ok(())
     }
 
+    async fn look_at_age(&mut self) -> Result<(), Error> {
+        let Context {
+            me,
+            options,
+            counters,
+            ..
+        } = self.context;
+        let age = &mut self.memory.age;
+        match age.look_at(options) {
+            Some(at) if at <= Instant::now() => {
+                age.look(&mut self.session, me, options, counters).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn tell(&mut self) -> Result<bool, Error> {
         let before = self.sequence;
         let moved = self.holdings.has_moved();
@@ -259,7 +284,7 @@ impl<'c, S: Sink> Shift<'c, S> {
         let Some(stop_by) = self.stop_by else {
             return false;
         };
-        let gives_up = self.breaker.is_open() || stop_by <= Instant::now();
+        let gives_up = self.memory.breaker.is_open() || stop_by <= Instant::now();
         self.flights.len() == 0 && (self.lanes.len() == 0 || gives_up)
     }
 
@@ -282,11 +307,14 @@ impl<'c, S: Sink> Shift<'c, S> {
             let waits = stop_by > Instant::now();
             return if waits { next.min(stop_by) } else { next };
         }
-        next = next.min(self.take_at().unwrap_or(next));
+        let age = self.memory.age.look_at(&self.context.options);
+        for at in [self.take_at(), age].into_iter().flatten() {
+            next = next.min(at);
+        }
         if self.has_room() {
             next = next.min(self.pace.next());
         }
-        match self.breaker.allows(Instant::now()) {
+        match self.memory.breaker.allows(Instant::now()) {
             Allowance::Nothing(until) => next.min(until),
             _ => next.min(self.retry_at),
         }
@@ -303,7 +331,7 @@ impl<'c, S: Sink> Shift<'c, S> {
         let may_send = self.stop_by.is_none_or(|by| Instant::now() < by);
         while may_send && self.lanes.has_ready() && self.holdings.outlast(options.publish_timeout) {
             let most = self.context.sink.batch_max().max(1);
-            let (most, concurrency) = match self.breaker.allows(Instant::now()) {
+            let (most, concurrency) = match self.memory.breaker.allows(Instant::now()) {
                 Allowance::All => (most, options.concurrency),
                 Allowance::Probe(messages) => (most.min(messages), 1),
                 Allowance::Nothing(_) => break,
@@ -321,7 +349,7 @@ impl<'c, S: Sink> Shift<'c, S> {
         counters.in_memory.set(self.lanes.len());
         counters
             .breaker_open
-            .set(usize::from(self.breaker.is_open()));
+            .set(usize::from(self.memory.breaker.is_open()));
     }
 
     /// For how long a parked event is left alone once it was claimed: until its try is surely over.

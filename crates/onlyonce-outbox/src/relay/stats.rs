@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What a relay has done since it was made. Numbers only grow, but for the last five.
+/// What a relay has done since it was made. Numbers only grow, but for the last six.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RelayStats {
@@ -49,6 +49,9 @@ pub struct RelayStats {
     pub paused: u64,
     /// 1 while the circuit breaker is open.
     pub breaker_open: u64,
+    /// 1 while the oldest event that waits is older than half of the receivers' dedupe window
+    /// ([`RelayOptions::receivers_remember`](crate::RelayOptions::receivers_remember)).
+    pub late: u64,
 }
 
 macro_rules! counters {
@@ -74,7 +77,7 @@ macro_rules! counters {
 counters!(
     delivered, duplicates, retried, failures, parked, behind, dead, batches, polls, leases_taken,
     leases_lost, database_failures, breaker_opened, resyncs, shards, in_memory, open_transactions,
-    paused, breaker_open;
+    paused, breaker_open, late;
     publishing, polling
 );
 

@@ -6,6 +6,7 @@ mod dice;
 mod faults;
 mod fixture;
 mod handover;
+mod late;
 mod operator;
 mod owners;
 mod relay;

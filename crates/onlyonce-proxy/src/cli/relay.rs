@@ -43,6 +43,10 @@ pub(super) struct Relay {
     /// How long events are kept for replays; `0s` for ever [default: 168h]
     #[arg(long, value_name = "DURATION")]
     retention: Option<String>,
+    /// For how long receivers know repetitions: when half of it has passed for an event that still waits, it is told;
+    /// `0s` for ever [default: 168h]
+    #[arg(long, value_name = "DURATION")]
+    dedupe_window: Option<String>,
     /// How long it may take to finish what is under way at shutdown [default: 30s]
     #[arg(long, value_name = "DURATION")]
     drain: Option<String>,
@@ -83,6 +87,11 @@ impl Relay {
             ("--on-dead", "relay.on-dead", &self.on_dead),
             ("--lease", "relay.lease", &self.lease),
             ("--retention", "relay.retention", &self.retention),
+            (
+                "--dedupe-window",
+                "relay.dedupe-window",
+                &self.dedupe_window,
+            ),
             ("--drain", "relay.drain", &self.drain),
             ("--log-format", "log.format", &self.log_format),
             ("--log-level", "log.level", &self.log_level),

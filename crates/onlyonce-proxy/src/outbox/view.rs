@@ -32,7 +32,12 @@ struct Sink<'a> {
     oldest_undelivered_seconds: Option<f64>,
     retrying: u64,
     behind: u64,
+    oldest_parked_seconds: Option<f64>,
+    parked_keys: u64,
     dead: u64,
+    /// For how long receivers know repetitions; null for ever.
+    dedupe_window_seconds: Option<f64>,
+    late: bool,
     relays: u64,
     shards_owned: u64,
     shards: Vec<Shard>,
@@ -45,6 +50,7 @@ struct Shard {
     oldest_undelivered_seconds: Option<f64>,
     retrying: u64,
     behind: u64,
+    oldest_parked_seconds: Option<f64>,
     dead: u64,
     owner: Option<String>,
     cursor_age_seconds: f64,
@@ -126,6 +132,9 @@ pub(super) fn status(status: &Status, output: Output) -> String {
     } else {
         sinks(&status.sinks)
     };
+    for sink in status.sinks.iter().filter(|sink| sink.is_late()) {
+        let _ = writeln!(text, "\n{}", late(sink));
+    }
     let mut days = Table::new([("DAY", Align::Left), ("PINNED BY", Align::Left)]);
     for day in &status.days {
         let pins = match &day.pinned_by[..] {
@@ -158,7 +167,7 @@ fn sinks(sinks: &[SinkStatus]) -> String {
         ("SHARDS OWNED", Align::Right),
     ]);
     for sink in sinks {
-        let oldest = sink.oldest_undelivered();
+        let oldest = sink.oldest();
         table.row([
             on_one_line(&sink.name),
             sink.undelivered().to_string(),
@@ -173,6 +182,23 @@ fn sinks(sinks: &[SinkStatus]) -> String {
     table.to_string()
 }
 
+/// What to do about events that wait for too long.
+fn late(sink: &SinkStatus) -> String {
+    let (oldest, window) = (sink.oldest(), sink.dedupe_window);
+    let (oldest, window) = (oldest.unwrap_or_default(), window.unwrap_or_default());
+    let advice = if oldest < window {
+        "past it they refuse it for ever: give them a larger one before"
+    } else {
+        "they may refuse it for ever, or take a repetition for new"
+    };
+    format!(
+        "sink {}: the oldest event has waited for {}, and its receivers know repetitions for {}; {advice}",
+        on_one_line(&sink.name),
+        coarse(oldest),
+        coarse(window)
+    )
+}
+
 fn sink(sink: &SinkStatus) -> Sink<'_> {
     Sink {
         name: &sink.name,
@@ -180,7 +206,11 @@ fn sink(sink: &SinkStatus) -> Sink<'_> {
         oldest_undelivered_seconds: sink.oldest_undelivered().map(seconds),
         retrying: retrying(sink),
         behind: behind(sink),
+        oldest_parked_seconds: sink.oldest_parked().map(seconds),
+        parked_keys: sink.parked_keys,
         dead: sink.dead(),
+        dedupe_window_seconds: sink.dedupe_window.map(seconds),
+        late: sink.is_late(),
         relays: sink.relays,
         shards_owned: owned(sink),
         shards: sink.shards.iter().map(shard).collect(),
@@ -194,6 +224,7 @@ fn shard(shard: &ShardStatus) -> Shard {
         oldest_undelivered_seconds: shard.oldest_undelivered.map(seconds),
         retrying: shard.retrying,
         behind: shard.behind,
+        oldest_parked_seconds: shard.oldest_parked.map(seconds),
         dead: shard.dead,
         owner: shard.owner.as_ref().map(Uuid::to_string),
         cursor_age_seconds: seconds(shard.cursor_age),

@@ -132,7 +132,7 @@ fn levels(stats: &RelayStats) -> [Number; 5] {
 
 fn of_outbox(page: &mut Page, status: &Status) {
     type Read = fn(&SinkStatus) -> u64;
-    let numbers: [(&str, &str, Read); 6] = [
+    let numbers: [(&str, &str, Read); 8] = [
         (
             "undelivered",
             "Events neither delivered nor parked",
@@ -145,6 +145,16 @@ fn of_outbox(page: &mut Page, status: &Status) {
         ),
         ("behind", "Events that wait behind one of their key", behind),
         ("dead", "Dead letters", SinkStatus::dead),
+        (
+            "parked_keys",
+            "Keys of which an event failed, or is dead and holds them back",
+            |sink| sink.parked_keys,
+        ),
+        (
+            "late",
+            "Whether an event waits for longer than half of the receivers' dedupe window",
+            |sink| u64::from(sink.is_late()),
+        ),
         ("relays", "Relays that live", |sink| sink.relays),
         ("owned_shards", "Shards that a relay works on, of 64", owned),
     ];
@@ -155,21 +165,7 @@ fn of_outbox(page: &mut Page, status: &Status) {
             page.sample(&name, "sink", Some(&sink.name), read(sink));
         }
     }
-    let seconds = |age: Option<Duration>| age.unwrap_or_default().as_secs_f64();
-    let name = "onlyonce_outbox_oldest_undelivered_seconds";
-    page.head(
-        name,
-        "Age of the oldest event neither delivered nor parked",
-        GAUGE,
-    );
-    for sink in &status.sinks {
-        page.sample(
-            name,
-            "sink",
-            Some(&sink.name),
-            seconds(sink.oldest_undelivered()),
-        );
-    }
+    ages(page, status);
     let name = "onlyonce_outbox_pinned_days";
     page.head(name, "Days of events that this sink has not passed", GAUGE);
     for sink in &status.sinks {
@@ -185,6 +181,43 @@ fn of_outbox(page: &mut Page, status: &Status) {
     let name = "onlyonce_outbox_oldest_transaction_seconds";
     page.head(name, "Age of the oldest of them", GAUGE);
     page.sample(name, "", None, seconds(status.oldest_transaction));
+}
+
+fn ages(page: &mut Page, status: &Status) {
+    type Age = fn(&SinkStatus) -> Option<Duration>;
+    let ages: [(&str, &str, Age); 4] = [
+        (
+            "oldest_undelivered",
+            "Age of the oldest event neither delivered nor parked",
+            SinkStatus::oldest_undelivered,
+        ),
+        (
+            "oldest_parked",
+            "Age of the oldest event that is tried again, or waits behind one of its key",
+            SinkStatus::oldest_parked,
+        ),
+        (
+            "dedupe_window",
+            "For how long receivers know repetitions; 0 for ever",
+            |sink| sink.dedupe_window,
+        ),
+        (
+            "cursor_age",
+            "Since when the cursor stands that has stood for the longest; idle ones move once a minute",
+            |sink| Some(sink.cursor_age()),
+        ),
+    ];
+    for (metric, help, read) in ages {
+        let name = format!("onlyonce_outbox_{metric}_seconds");
+        page.head(&name, help, GAUGE);
+        for sink in &status.sinks {
+            page.sample(&name, "sink", Some(&sink.name), seconds(read(sink)));
+        }
+    }
+}
+
+fn seconds(age: Option<Duration>) -> f64 {
+    age.unwrap_or_default().as_secs_f64()
 }
 
 /// Text as it grows. Writing to it cannot fail.

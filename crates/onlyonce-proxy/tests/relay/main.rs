@@ -2,6 +2,7 @@
 
 mod brokers;
 mod fixture;
+mod late;
 mod operator;
 mod process;
 mod refused;

@@ -56,11 +56,10 @@ async fn the_state_and_the_dead_are_shown() {
     assert!(status["days"][0]["table"].is_string(), "{status}");
     let (_, table, _) = shop.outbox(&["status"]).await;
     let row = table.lines().nth(1).expect("a row").split_whitespace();
-    let row: Vec<_> = row.collect();
-    assert_eq!(
-        row,
-        ["hooks", "0", "-", "0", "4", "2", "1", "64", "of", "64"]
-    );
+    let mut row: Vec<_> = row.collect();
+    // The oldest of those behind the dead, a moment ago.
+    assert!(row.remove(2).ends_with('s'), "{table}");
+    assert_eq!(row, ["hooks", "0", "0", "4", "2", "1", "64", "of", "64"]);
     assert!(table.contains("open transactions: "), "{table}");
 
     let dead = shop.json(&["dead", "list", "--sink", "hooks"]).await;

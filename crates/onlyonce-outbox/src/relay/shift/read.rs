@@ -25,11 +25,7 @@ impl<S: Sink> Shift<'_, S> {
         let until = match groups.len() {
             0 | 1 => Until::Present(self.floor),
             // So that they end at the same place, and are one group from then on.
-            _ => {
-                let (open, transactions) = poll::present(&mut self.session, self.floor).await?;
-                self.context.counters.open_transactions.set(transactions);
-                Until::Snapshot(open)
-            }
+            _ => Until::Snapshot(poll::present(&mut self.session, self.floor).await?),
         };
         let mut found = Found::Nothing;
         for (position, shards) in groups {
@@ -37,6 +33,8 @@ impl<S: Sink> Shift<'_, S> {
             let page =
                 poll::page(&mut self.session, sink, &shards, &position, &until, limit).await?;
             self.sequence = page.sequence;
+            let transactions = page.transactions;
+            self.context.counters.open_transactions.set(transactions);
             if page.relays != self.holdings.relays() {
                 // The shards are to be shared out anew, and not only when it is time to renew.
                 self.renew_at = Instant::now();
@@ -101,7 +99,7 @@ impl<S: Sink> Shift<'_, S> {
     pub(super) async fn claim_parked(&mut self) -> Result<(), Error> {
         let options = &self.context.options;
         self.retry_at = Instant::now() + options.poll_most;
-        let limit = match self.breaker.allows(Instant::now()) {
+        let limit = match self.memory.breaker.allows(Instant::now()) {
             Allowance::All => self.context.sink.batch_max().max(1) * options.concurrency,
             Allowance::Probe(messages) if !self.lanes.has_ready() => messages,
             Allowance::Probe(_) | Allowance::Nothing(_) => return Ok(()),

@@ -46,9 +46,9 @@ impl<S: Sink> Shift<'_, S> {
                 .iter()
                 .filter(|(item, _)| item.origin != Origin::Parked);
             let new = u32::try_from(new.count()).unwrap_or(u32::MAX);
-            let was_open = self.breaker.is_open();
-            let stays = self.breaker.failed(new, wait, Instant::now());
-            if self.breaker.is_open() && !was_open {
+            let was_open = self.memory.breaker.is_open();
+            let stays = self.memory.breaker.failed(new, wait, Instant::now());
+            if self.memory.breaker.is_open() && !was_open {
                 counters.breaker_opened.add(1);
                 tracing::warn!(
                     sink = self.context.me.sink,
@@ -57,7 +57,7 @@ impl<S: Sink> Shift<'_, S> {
             }
             stays
         } else {
-            self.breaker.answered();
+            self.memory.breaker.answered();
             false
         };
         let mut back = Vec::new();

@@ -97,6 +97,10 @@ fn each_contradiction_names_its_key() {
             "o.toml:5: relay.dedupe-window: tries go on for 86400s",
         ),
         (
+            "max-age = '8d'",
+            "relay.dedupe-window: tries go on for 691200s and receivers know repetitions for 604800s only",
+        ),
+        (
             "retention = '10m'",
             "o.toml:5: relay.retention: retention must be an hour at least",
         ),
@@ -111,6 +115,7 @@ fn each_contradiction_names_its_key() {
         "lease = '8s'",
         "retention = '0s'",
         "dedupe-window = '25h'",
+        "dedupe-window = '0s'\nmax-age = '8d'",
     ] {
         let relay = relay(&format!("{SMALLEST}{line}"));
         let options = relay.timing.options(&relay.sink);

@@ -36,8 +36,8 @@ pub struct Timing {
     pub start: Start,
     /// How long events are kept after every sink has passed them; for ever where zero.
     pub retention: Duration,
-    /// For how long receivers know repetitions.
-    pub dedupe_window: Option<Duration>,
+    /// For how long receivers know repetitions; for ever where zero.
+    pub dedupe_window: Duration,
 }
 
 choice!(OnDead { "block" => OnDead::Block, "skip" => OnDead::Skip });
@@ -56,14 +56,14 @@ impl Timing {
             on_dead: section.get("on-dead", OnDead::Block),
             start: section.get("start", Start::Earliest),
             retention: section.get("retention", Duration::from_secs(7 * 24 * 3_600)),
-            dedupe_window: section.optional("dedupe-window"),
+            dedupe_window: section.get("dedupe-window", Duration::from_secs(7 * 24 * 3_600)),
         }
     }
 
     /// The settings as the relay takes them.
     pub fn options(&self, sink: &SinkUrl) -> RelayOptions {
         let (base, max) = self.retry(Some(sink));
-        let options = RelayOptions::default()
+        RelayOptions::default()
             .lease(self.lease)
             .publish_timeout(self.publish_timeout)
             .concurrency(in_memory(self.concurrency))
@@ -72,11 +72,8 @@ impl Timing {
             .max_age(self.max_age)
             .on_dead(self.on_dead)
             .start(self.start)
-            .retention(self.kept());
-        match self.dedupe_window {
-            Some(window) => options.receivers_remember(window),
-            None => options,
-        }
+            .retention(self.kept())
+            .receivers_remember(self.remembered())
     }
 
     /// An endpoint is left alone for longer than a broker: it is somebody else's, and comes back by hand.
@@ -95,6 +92,10 @@ impl Timing {
         Some(self.retention).filter(|retention| !retention.is_zero())
     }
 
+    fn remembered(&self) -> Option<Duration> {
+        Some(self.dedupe_window).filter(|window| !window.is_zero())
+    }
+
     /// What cannot all hold, by the relay's own rules: each is asked about alone, to name its key.
     pub(super) fn contradictions(&self, sink: Option<&SinkUrl>) -> Vec<(&'static str, String)> {
         let (base, max) = self.retry(sink);
@@ -103,8 +104,9 @@ impl Timing {
                 .max_age(LONG)
                 .publish_timeout(SHORT)
                 .lease(LONG)
+                .receivers_remember(None)
         };
-        let mut questions = vec![
+        let questions = [
             (
                 "relay.publish-timeout",
                 alone()
@@ -117,14 +119,15 @@ impl Timing {
                 alone().max_age(self.max_age).retry(SHORT, max.max(SHORT)),
             ),
             ("relay.retention", alone().retention(self.kept())),
-        ];
-        if let Some(window) = self.dedupe_window {
-            let tries = alone().max_age(self.max_age).lease(self.lease);
-            questions.push((
+            (
                 "relay.dedupe-window",
-                tries.retry(SHORT, SHORT).receivers_remember(window),
-            ));
-        }
+                alone()
+                    .max_age(self.max_age)
+                    .lease(self.lease)
+                    .retry(SHORT, SHORT)
+                    .receivers_remember(self.remembered()),
+            ),
+        ];
         let asked = questions.into_iter();
         // The rules have the names of the library.
         let found = asked.filter_map(|(key, options)| {
