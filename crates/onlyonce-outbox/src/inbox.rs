@@ -74,11 +74,18 @@ use crate::versions::{Migration, Versions};
 const TABLES: Versions = Versions {
     whose: "inbox",
     table: "onlyonce_inbox_schema",
-    migrations: &[Migration {
-        version: 1,
-        min_compatible: 1,
-        statements: include_str!("../migrations/0001_inbox.sql"),
-    }],
+    migrations: &[
+        Migration {
+            version: 1,
+            min_compatible: 1,
+            statements: include_str!("../migrations/0001_inbox.sql"),
+        },
+        Migration {
+            version: 2,
+            min_compatible: 1,
+            statements: include_str!("../migrations/0002_inbox.sql"),
+        },
+    ],
 };
 
 /// Makes the inbox's tables, or brings them up to date; in the first schema of the search path, beside the

@@ -90,9 +90,13 @@ macro_rules! admit {
             $row,
             " from admitted on conflict do nothing returning 1 \
              ), ordered as ( \
-                 insert into onlyonce_inbox_order as latest (consumer, key, sequence) \
-                 select $1, $6::text, $7::int8 from inserted where $6 is not null \
-                 on conflict (consumer, key) do update set sequence = excluded.sequence \
+                 insert into onlyonce_inbox_order as latest (consumer, key, sequence, seen_on) \
+                 select $1, $6::text, $7::int8, (greatest(statement_timestamp(), \
+                     least(coalesce(to_timestamp($3::int8 / 1000.0), statement_timestamp()), \
+                         statement_timestamp() + interval '8 days')) at time zone 'UTC')::date \
+                 from inserted where $6 is not null \
+                 on conflict (consumer, key) do update set sequence = excluded.sequence, \
+                     seen_on = greatest(latest.seen_on, excluded.seen_on) \
                  where latest.sequence < excluded.sequence returning 1 \
              ) \
              select floor is not null as registered, too_new, admitted.n as admitted, inserted.n as inserted, \

@@ -52,6 +52,11 @@ impl Message {
     /// For messages that say how something is now. Where each tells of a step (an amount to add), none may be
     /// left out: do not use this.
     ///
+    /// A key is forgotten, by a sweep, a day after its last message has passed the dedupe window. The next one of
+    /// it is applied then, whatever its number. That does not let one through that was overtaken: it was made before
+    /// what overtook it, and is refused as too old. Only where neither its id nor
+    /// [`made_at`](Self::made_at) says when it was made, nobody can tell.
+    ///
     /// A producer whose database was restored from a backup draws numbers anew that it had drawn before, and
     /// its messages are taken for overtaken: delete the consumer's rows of `onlyonce_inbox_order` then.
     #[must_use]

@@ -28,6 +28,20 @@ const FORGET_FOREIGN: &str = "with forgotten as ( \
              order by seen_at limit 1000) old) \
      returning 1) select count(*) as forgotten from forgotten";
 
+/// Keys that have been silent since before the floor, and a day more for clocks that differ. What was overtaken
+/// by their last message was made before it, and so is below the floor. A key that has a message under way is not
+/// silent any more, and is left alone.
+const FORGET_KEYS: &str = "with silent as materialized ( \
+         select o.consumer, o.key from onlyonce_inbox_consumer known, lateral ( \
+             select consumer, key from onlyonce_inbox_order \
+             where consumer = known.consumer \
+                 and seen_on < ((known.floor - interval '1 day') at time zone 'UTC')::date \
+             order by seen_on limit 1000 for update skip locked) o \
+     ), forgotten as ( \
+         delete from onlyonce_inbox_order o using silent \
+         where o.consumer = silent.consumer and o.key = silent.key returning 1 \
+     ) select count(*) as forgotten from forgotten";
+
 /// Days that are over, and below every floor.
 const PAST: &str = "select quote_ident(nspname) || '.' || quote_ident(relname) as name from ( \
          select n.nspname, c.relname, to_date(right(c.relname, 8), 'YYYYMMDD') + 1 as ended \
@@ -47,6 +61,8 @@ pub struct Swept {
     pub days_in_use: u64,
     /// Messages with ids of other kinds.
     pub messages: u64,
+    /// Keys that were silent for longer than the window ([`Message::ordered_by`](super::Message::ordered_by)).
+    pub keys: u64,
 }
 
 /// Makes the partitions from the beginning of the window to a week ahead, where they are missing.
@@ -72,20 +88,23 @@ pub(super) async fn sweep(connection: &mut PgConnection) -> Result<Swept, Error>
         swept.days += u64::from(dropped);
         swept.days_in_use += u64::from(!dropped);
     }
-    for _ in 0..BATCHES_MAX {
-        let forgotten = forget_foreign(connection).await?;
-        swept.messages += forgotten;
-        if forgotten == 0 {
-            break;
-        }
-    }
+    swept.messages = forget(connection, FORGET_FOREIGN).await?;
+    swept.keys = forget(connection, FORGET_KEYS).await?;
     Ok(swept)
 }
 
-async fn forget_foreign(connection: &mut PgConnection) -> Result<u64, Error> {
-    let rows = run(connection, FORGET_FOREIGN).await?;
-    let forgotten: i64 = rows.first().map_or(Ok(0), |row| row.try_get("forgotten"))?;
-    Ok(forgotten.unsigned_abs())
+/// Batch by batch; answers how many rows went.
+async fn forget(connection: &mut PgConnection, batch: &str) -> Result<u64, Error> {
+    let mut all = 0;
+    for _ in 0..BATCHES_MAX {
+        let rows = run(connection, batch).await?;
+        let forgotten: i64 = rows.first().map_or(Ok(0), |row| row.try_get("forgotten"))?;
+        if forgotten == 0 {
+            break;
+        }
+        all += forgotten.unsigned_abs();
+    }
+    Ok(all)
 }
 
 /// Whether it was dropped; not where somebody uses it.

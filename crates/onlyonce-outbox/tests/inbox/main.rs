@@ -9,4 +9,5 @@ mod open;
 mod order;
 mod redelivery;
 mod retention;
+mod silent;
 mod twins;
