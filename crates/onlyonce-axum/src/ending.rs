@@ -143,7 +143,7 @@ async fn prepare(work: &mut Work, response: &Bytes) -> Result<Appended, Failed> 
 }
 
 /// `no_active_sql_transaction`
-fn is_without_transaction(error: &sqlx::Error) -> bool {
+pub(crate) fn is_without_transaction(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     code.is_some_and(|code| code == "25P01")
 }

@@ -46,6 +46,11 @@ impl TransactionStore {
     pub(crate) fn take(&self, id: &RecordId) -> Option<Box<Work>> {
         self.0.aside().remove(id)
     }
+
+    /// Begins what the tables need, where that is due.
+    pub(crate) fn look_after(&self) {
+        self.0.upkeep.look_after(&self.0.settings.pool);
+    }
 }
 
 impl Inner {
@@ -110,7 +115,7 @@ impl Store for TransactionStore {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
-        self.0.upkeep.look_after(&self.0.settings.pool);
+        self.look_after();
         // Within what the core would wait: it would have to take a claim that it cuts short for one that may have
         // been written, and no claim here is.
         let start_by = claim.lease.saturating_sub(LEASE_MARGIN) / 2;

@@ -47,6 +47,28 @@ async fn other_methods_get_a_transaction_too() {
     site.nothing_is_open().await;
 }
 
+/// After a week without a relay and without a key, say.
+#[tokio::test]
+async fn events_get_their_days_where_no_request_has_a_key() {
+    let site = Site::fresh().await;
+    site.run(
+        "do $$ declare day text; begin for day in select inhrelid::regclass::text from pg_inherits \
+         where inhparent = 'onlyonce_outbox_event'::regclass loop execute 'drop table ' || day; end loop; end $$",
+    )
+    .await;
+    let app = site.app();
+    let charge = || request("/charges", None, "{\"amount\":1}");
+    let answer = ask(&app, charge()).await;
+    assert_eq!((answer.status, answer.code()), (503, "rolled-back".into()));
+    site.eventually(
+        "there are days again",
+        "select count(*) = 8 from pg_inherits where inhparent = 'onlyonce_outbox_event'::regclass",
+    )
+    .await;
+    assert_eq!(ask(&app, charge()).await.status, 201);
+    assert_eq!(site.rows().await, (1, 1, 0));
+}
+
 #[tokio::test]
 async fn a_key_can_be_required() {
     let site = Site::fresh().await;

@@ -175,6 +175,24 @@ async fn a_handler_that_commits_by_itself_and_then_refuses_is_found_out() {
     }
 }
 
+#[tokio::test]
+async fn a_keyless_handler_that_commits_by_itself_and_then_refuses_is_found_out() {
+    for status in [402, 500] {
+        let site = Site::fresh().await;
+        let app = one_route(
+            &site.layer(2),
+            async move |mut tx: IdempotentTx| -> Result<Response, Failed> {
+                pay(&mut tx, 1).await?;
+                sqlx::query("commit").execute(&mut *tx).await?;
+                Ok(StatusCode::from_u16(status).unwrap().into_response())
+            },
+        );
+        let answer = ask(&app, request("/", None, "")).await;
+        assert_eq!((answer.status, answer.code()), (500, "rolled-back".into()));
+        site.nothing_is_open().await;
+    }
+}
+
 /// Without a transaction each statement would commit by itself: events without the work that they tell of.
 #[tokio::test]
 async fn a_keyless_handler_that_rolls_back_by_itself_emits_nothing() {
