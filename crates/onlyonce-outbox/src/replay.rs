@@ -2,6 +2,23 @@
 //!
 //! Brokers that confirm before their disks do can lose what they confirmed. As long as the days are kept, a
 //! sink's cursors can be set back. What was not delivered yet is not forgotten by it.
+//!
+//! Unlike sending the events of a query once more, this keeps the order within a key, and goes through the same relays,
+//! retries and dead letters. Hazard: every receiver behind the sink gets them again, and an inbox refuses what is older
+//! than its window.
+//!
+//! ```no_run
+//! use std::time::{Duration, SystemTime};
+//! use onlyonce_outbox::replay::{From, replay};
+//!
+//! # async fn operator(connection: &mut sqlx::PgConnection, now: SystemTime) -> Result<(), onlyonce_outbox::Error> {
+//! let lost = From::Time(now - Duration::from_secs(600));
+//! match replay(connection, "accounting", lost).await? {
+//!     Some(replay) => println!("{} events are delivered again, from number {}", replay.events, replay.first),
+//!     None => println!("there is nothing from there on"),
+//! }
+//! # Ok(()) }
+//! ```
 
 use std::time::SystemTime;
 
@@ -14,6 +31,7 @@ use crate::transaction::{BEGIN, end, fetch, run};
 
 /// From where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum From {
     /// From the event of this number ([`Envelope::sequence`](crate::Envelope::sequence)) on.
     Sequence(i64),
@@ -39,6 +57,9 @@ const LOCK: &str =
 const FIRST: &str = "select min(id) from onlyonce_outbox_event \
      where created_at >= timestamptz 'epoch' + $1 * interval '1 microsecond'";
 
+/// The end of the year 9999, in microseconds since 1970. No event is later, and the database cannot multiply by much more.
+const LATEST: i64 = 253_402_300_800_000_000;
+
 const ANY: &str = "select min(id) from onlyonce_outbox_event where id >= $1";
 
 /// What is not delivered yet, by the cursors as they are, may lie before.
@@ -61,7 +82,7 @@ const SET_BACK: &str = "with present as materialized (select pg_current_snapshot
 /// there on; then nothing changes.
 ///
 /// Relays notice with their next write, within a fifth of their lease when idle. Order within a key holds among
-/// what is delivered again.
+/// what is delivered again. `connection` must not be in a transaction.
 ///
 /// # Errors
 /// [`Error::Invalid`] where the database does not know the sink; [`Error::Database`], with nothing changed.
@@ -104,7 +125,8 @@ async fn set_back(
             let since = time
                 .duration_since(SystemTime::UNIX_EPOCH)
                 .unwrap_or_default();
-            let micros = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
+            let micros =
+                i64::try_from(since.as_micros()).map_or(LATEST, |micros| micros.min(LATEST));
             let rows = fetch(connection, sqlx::query(FIRST).bind(micros)).await?;
             rows.first().map_or(Ok(None), |row| row.try_get(0))?
         }
