@@ -1,4 +1,29 @@
 //! The extractor: a request's own transaction.
+//!
+//! Unlike a transaction that a handler begins on a connection of the pool, this one is open already, has taken the
+//! request's key, and ends by what the handler answers ([which statuses commit](crate#what-becomes-of-an-answer)): there
+//! is no `commit` to forget, and nothing to undo after an early `?`.
+//!
+//! ```
+//! use axum::{Json, http::StatusCode};
+//! use onlyonce_axum::IdempotentTx;
+//! use onlyonce_outbox::Event;
+//!
+//! async fn withdraw(mut tx: IdempotentTx, Json(amount): Json<i64>) -> Result<StatusCode, StatusCode> {
+//!     let failed = |_: sqlx::Error| StatusCode::INTERNAL_SERVER_ERROR; // rolled back; a retry executes
+//!     let update = "update account set balance = balance - $1 where id = 1 returning balance";
+//!     let balance: i64 =
+//!         sqlx::query_scalar(update).bind(amount).fetch_one(&mut *tx).await.map_err(failed)?;
+//!     if balance < 0 {
+//!         return Err(StatusCode::PAYMENT_REQUIRED); // the update is undone; the answer is kept for retries
+//!     }
+//!     tx.emit(Event::new("accounts", 1).kind("withdrawn"));
+//!     Ok(StatusCode::NO_CONTENT) // committed, with the event
+//! }
+//! ```
+//!
+//! Hazards: it holds a connection of the pool as long as the request is at work, whether or not the handler still uses
+//! it; what the handler does elsewhere is not in it.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -21,8 +46,9 @@ use crate::work::Work;
 /// It is a connection to all of `sqlx`: `query.execute(&mut *tx)`. A `tx.begin()` (with `sqlx::Connection` in scope)
 /// makes a savepoint. Dropped, at the end of the handler, it goes back to the layer.
 ///
-/// Do not send `commit` or `rollback` yourself: the layer notices, and answers 500. Do not move it into a task that
-/// outlives the handler: what that does is rolled back.
+/// Do not send `commit` or `rollback` yourself: the layer notices, and answers 500. (Without a key it does not notice
+/// where another transaction was begun by then.) Do not move it into a task that outlives the handler: what that does is
+/// rolled back.
 pub struct IdempotentTx {
     /// `None` only while it is being dropped.
     work: Option<Box<Work>>,

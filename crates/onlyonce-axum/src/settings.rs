@@ -11,6 +11,7 @@ use sqlx::PgPool;
 /// Above [`ReadCommitted`](Self::ReadCommitted) Postgres ends transactions with serialization failures, by design:
 /// see [the crate's documentation](crate#serialization-failures-and-deadlocks).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Isolation {
     /// Each statement sees what was committed before it. Postgres' own default.
     #[default]

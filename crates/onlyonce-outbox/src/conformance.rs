@@ -3,6 +3,72 @@
 //!
 //! It panics with what went wrong. A [`Fixture`] says how to read what the receiver got, and how to take the
 //! receiver away and bring it back.
+//!
+//! ```
+//! use std::time::SystemTime;
+//! use bytes::Bytes;
+//! use onlyonce_outbox::conformance::{Fixture, Received, suite};
+//! use onlyonce_outbox::{Ack, Envelope, Sink, SinkError};
+//! use tokio::sync::watch;
+//!
+//! /// A receiver in memory, which can be away.
+//! struct Shelf {
+//!     there: watch::Sender<bool>,
+//!     taken: watch::Sender<Vec<Received>>,
+//! }
+//!
+//! impl Sink for Shelf {
+//!     fn name(&self) -> &str {
+//!         "shelf"
+//!     }
+//!
+//!     async fn publish(&self, batch: &[Envelope]) -> Vec<Result<Ack, SinkError>> {
+//!         let take = |envelope: &Envelope| {
+//!             if !*self.there.borrow() {
+//!                 return Err(SinkError::retryable("the shelf is away"));
+//!             }
+//!             self.taken.send_modify(|taken| taken.push(received(envelope)));
+//!             Ok(Ack::default())
+//!         };
+//!         batch.iter().map(take).collect()
+//!     }
+//! }
+//!
+//! impl Fixture for Shelf {
+//!     type Sink = Self;
+//!
+//!     fn sink(&self) -> &Self {
+//!         self
+//!     }
+//!
+//!     async fn received(&self) -> Vec<Received> {
+//!         self.taken.borrow().clone()
+//!     }
+//!
+//!     async fn stop(&self) {
+//!         self.there.send_replace(false);
+//!     }
+//!
+//!     async fn start(&self) {
+//!         self.there.send_replace(true);
+//!     }
+//! }
+//!
+//! # fn received(envelope: &Envelope) -> Received {
+//! #     Received {
+//! #         event_id: envelope.event_id,
+//! #         topic: Some(envelope.topic.clone()),
+//! #         key: envelope.key.clone(),
+//! #         kind: Some(envelope.kind.clone()),
+//! #         content_type: Some(envelope.content_type.clone()),
+//! #         headers: Some(envelope.headers.clone()),
+//! #         payload: envelope.payload.clone(),
+//! #     }
+//! # }
+//! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+//! suite(&Shelf { there: watch::Sender::new(true), taken: watch::Sender::default() }).await;
+//! # });
+//! ```
 
 use std::collections::BTreeMap;
 use std::future::Future;

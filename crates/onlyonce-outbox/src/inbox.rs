@@ -124,7 +124,9 @@ impl Inbox {
     /// message's id, and commits.
     ///
     /// `work` gets the connection, with the transaction open. Where it fails or panics all is rolled back, and
-    /// the message is as new as before. It must not end the transaction itself; `begin` on it makes a
+    /// the message is as new as before. It must not end the transaction itself: that is found out where it
+    /// succeeds, and where it fails afterwards its error is believed. Nor may it leave the session's settings
+    /// changed (`set` without `local`): the next one who borrows the connection has them. `begin` on it makes a
     /// savepoint. May be dropped at any await: then it is applied or not, as after [`ProcessError::Unknown`],
     /// and no transaction stays open in the pool.
     ///

@@ -1,6 +1,16 @@
 //! The partitions of events, one for each day (UTC), made a week ahead.
 //!
-//! A partition is made as a table of its own and then attached, which lets insertions go on.
+//! A partition is made as a table of its own and then attached, which lets insertions go on. `create table … partition
+//! of` would keep everybody out meanwhile, and a default partition would be scanned for each new one.
+//!
+//! Hazard: an event whose day has no partition cannot be appended, and its transaction fails. Relays and
+//! [`migrate`](crate::migrate) make days ahead, as the tables' owner. Where neither runs as the owner:
+//!
+//! ```no_run
+//! # async fn every_day(owner: &mut sqlx::PgConnection) -> Result<(), onlyonce_outbox::Error> {
+//! onlyonce_outbox::partition::prepare(owner).await
+//! # }
+//! ```
 
 use sqlx::Row;
 use sqlx::postgres::PgConnection;
@@ -17,7 +27,8 @@ const BEGIN: &str = "begin isolation level read committed; set local lock_timeou
 pub(crate) const TODAY: &str = "(statement_timestamp() at time zone 'UTC')::date";
 
 /// Makes the partitions of today and the seven days ahead, where they are missing. Relays do this every hour,
-/// and [`migrate`](crate::migrate) does: where neither runs for a week, appending fails.
+/// and [`migrate`](crate::migrate) does: where neither runs for a week, appending fails. `connection` must not be in a
+/// transaction.
 ///
 /// # Errors
 /// [`Error::Database`]: the account is not the tables' owner, or somebody holds a lock on them.

@@ -6,6 +6,17 @@
 //! A plain `DROP` would need the parent table for itself, and everybody would queue behind it as long as one
 //! long reader keeps it waiting. So the day is detached concurrently, which waits alone, and then dropped as
 //! the table of its own that it is by then.
+//!
+//! Relays do all this, as the tables' owner. Where none is:
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! # async fn every_day(owner: &mut sqlx::PgConnection) -> Result<(), onlyonce_outbox::Error> {
+//! let week = Duration::from_secs(7 * 86_400);
+//! let dropped = onlyonce_outbox::retention::sweep(owner, week).await?; // onlyonce_outbox_event_20261117, …
+//! # Ok(()) }
+//! ```
 
 use std::time::Duration;
 
@@ -37,7 +48,7 @@ struct Day {
     bounds: String,
 }
 
-/// Drops the days that are older than `keep` and that every sink has passed; answers the names of their tables.
+/// Drops the days that ended `keep` ago or before, that every sink has passed; answers the names of their tables.
 /// Without any sink nothing is dropped. Relays do this every hour.
 ///
 /// `connection` must not be in a transaction. It waits for whoever reads a day that is to go; nobody waits for

@@ -7,6 +7,18 @@
 //! The tables are made in the first schema of the search path, beside the application's own, and their names
 //! begin with `onlyonce_outbox_`. The inbox has tables of its own ([`inbox::migrate`](crate::inbox::migrate)):
 //! who only consumes needs no outbox.
+//!
+//! ```no_run
+//! use onlyonce_outbox::{Error, schema};
+//!
+//! # async fn start(connection: &mut sqlx::PgConnection, may_create: bool) -> Result<(), Error> {
+//! if may_create {
+//!     schema::migrate(connection).await?;
+//! } else {
+//!     schema::check(connection).await?; // says what to do where a table is missing
+//! }
+//! # Ok(()) }
+//! ```
 
 use sqlx::postgres::PgConnection;
 
@@ -45,7 +57,7 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<(), Error> {
 /// Whether the database's tables can be used by this program.
 ///
 /// # Errors
-/// [`Error::Schema`], with what to do about it.
+/// [`Error::Schema`], with what to do about it; [`Error::Database`] where the server fails.
 pub async fn check(connection: &mut PgConnection) -> Result<(), Error> {
     OUTBOX.check(connection).await
 }

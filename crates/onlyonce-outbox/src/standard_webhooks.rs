@@ -58,9 +58,9 @@ impl Secret {
     ///
     /// # Errors
     /// Where the operating system has no random bytes.
-    pub fn generate() -> Result<Self, getrandom::Error> {
+    pub fn generate() -> std::io::Result<Self> {
         let mut bytes = vec![0; 32];
-        getrandom::fill(&mut bytes)?;
+        getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
         Ok(Self(bytes))
     }
 

@@ -2,6 +2,20 @@
 //!
 //! All of it is read from the database, so anybody can ask, whether a relay runs or not. That none runs is the
 //! one thing a relay's own numbers never say.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use onlyonce_outbox::status::status;
+//!
+//! # async fn alarm(connection: &mut sqlx::PgConnection) -> Result<(), onlyonce_outbox::Error> {
+//! for sink in status(connection).await?.sinks {
+//!     let late = sink.oldest_undelivered() > Some(Duration::from_secs(60));
+//!     if late || sink.relays == 0 || sink.dead() > 0 {
+//!         println!("{}: {} undelivered, {} dead", sink.name, sink.undelivered(), sink.dead());
+//!     }
+//! }
+//! # Ok(()) }
+//! ```
 
 use std::time::Duration;
 
@@ -175,7 +189,8 @@ const DAYS: &str = "select inhrelid::regclass::text from pg_inherits \
      where inhparent = 'onlyonce_outbox_event'::regclass order by 1";
 
 /// Reads the state of the outbox. It counts all that is undelivered: with a backlog of millions that takes
-/// seconds. The age of other accounts' transactions needs the right `pg_read_all_stats`.
+/// seconds. The age of other accounts' transactions needs the right `pg_read_all_stats`. `connection` must not be in a
+/// transaction.
 ///
 /// # Errors
 /// [`Error::Database`].
