@@ -1,4 +1,4 @@
-//! Checks that the commands in the README exist: a newcomer types them first.
+//! Checks that the commands in the READMEs exist: a newcomer types them first.
 
 use std::fs;
 
@@ -8,15 +8,29 @@ use crate::Failure;
 use crate::args::TASKS;
 use crate::steps::root;
 
-/// Checks every line of the README's shell blocks that runs `cargo xtask`, `cargo run` or `onlyonce`.
+/// Of the repository, and of each crate that is published.
+const READMES: [&str; 7] = [
+    "README.md",
+    "crates/onlyonce/README.md",
+    "crates/onlyonce-axum/README.md",
+    "crates/onlyonce-outbox/README.md",
+    "crates/onlyonce-proxy/README.md",
+    "crates/onlyonce-redis/README.md",
+    "crates/onlyonce-sqlx/README.md",
+];
+
+/// Checks every line of their shell blocks that runs `cargo xtask`, `cargo run` or `onlyonce`.
 pub(crate) async fn check() -> Result<(), Failure> {
-    let readme = fs::read_to_string(root().join("README.md"))
-        .map_err(|error| format!("README.md cannot be read: {error}"))?;
-    let commands = commands(&readme);
-    if commands.is_empty() {
-        return Err("README.md shows no command".into());
+    let mut found = Vec::new();
+    for path in READMES {
+        let readme = fs::read_to_string(root().join(path))
+            .map_err(|error| format!("{path} cannot be read: {error}"))?;
+        found.extend(commands(&readme));
     }
-    for command in &commands {
+    if found.is_empty() {
+        return Err("the READMEs show no command".into());
+    }
+    for command in &found {
         println!("{command}");
         let words: Vec<_> = command.split_whitespace().collect();
         match words.as_slice() {

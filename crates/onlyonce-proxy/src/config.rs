@@ -9,7 +9,7 @@
 //!
 //! Every key, with its default:
 //! ```toml
-#![doc = include_str!("../../../config/reference.toml")]
+#![doc = include_str!("../reference.toml")]
 //! ```
 
 mod admin;

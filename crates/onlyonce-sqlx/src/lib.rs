@@ -1,5 +1,5 @@
-//! Stores on SQL databases, each behind its feature: `postgres` for any number of processes, `sqlite`
-//! for the processes of one machine. Neither is on by default.
+//! [onlyonce]: onlyonce
+#![doc = include_str!("../README.md")]
 
 #[cfg(feature = "postgres")]
 pub mod postgres;

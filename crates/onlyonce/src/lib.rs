@@ -1,47 +1,24 @@
-//! Makes retried HTTP requests safe: each `Idempotency-Key` is executed once, its response recorded and
-//! replayed.
+//! [choosing]: #where-to-begin
+//! [sqlx]: https://docs.rs/onlyonce-sqlx
+#![doc = include_str!("../README.md")]
 //!
-//! A client repeats a `POST` whose answer was lost. A lock does not help: it is released before the retry
-//! arrives. Memory does not help: it dies with the process. This layer *claims* the key in durable storage
-//! with a uniqueness constraint before it lets a request through, records the response, and answers the
-//! retry from the record.
+//! # Where to begin
+//! | | |
+//! |---|---|
+//! | [`IdempotencyLayer`] | the layer; clones share records and bounds ([`Limits`]) |
+//! | [`Policy`] | what a route asks for: which keys, whose, what is kept, for how long |
+//! | [`Evidence`] | what an inner service says of whether it executed |
+//! | [`store`] | the contract of stores, and [`MemoryStore`](store::MemoryStore) |
+//! | [`cached`] | completed records nearer than the store |
+//! | [`problem`] | what clients are told |
 //!
-//! # What is promised
-//! While a key's record is retained, at most one forward of it that was not provably unsent and not
-//! reported unexecuted by the inner service. Where it cannot be known whether the service executed, the
-//! record is *unknown*, the client is told so, and nothing is executed again unless the route
-//! ([`OnUnknown`](store::OnUnknown)) or an operator ([`Operator`](store::Operator)) says so.
+//! A service that cannot be changed, or is not in Rust, is guarded by the proxy (`onlyonce-proxy`); one whose data is in
+//! Postgres is better off with `onlyonce-axum`, which leaves no unknown outcome. An authentication that verifies its
+//! callers can say so with [`VerifiedPrincipal`]. Routes set what becomes of unknown outcomes by
+//! [`OnUnknown`](store::OnUnknown), operators by [`Operator`](store::Operator).
 //!
-//! # What is not
-//! - "Exactly once": a service that executes and then dies leaves an unknown outcome, not a known one.
-//! - Anything past retention, past the durability of the store, or on requests without a key.
-//! - That a process frozen between its last look at its deadline and its first write stays silent.
-//!
-//! # Where it goes in a stack
-//! Inside rate limits and authentication: what they refuse must not use up a key, and they must run for
-//! replays too. An authentication that verifies its callers can say so with [`VerifiedPrincipal`].
-//!
-//! # Example
-//! ```
-//! use std::time::Duration;
-//!
-//! use axum::{Router, routing::post};
-//! use onlyonce::{IdempotencyLayer, Policy, store::MemoryStore};
-//!
-//! async fn charge() -> &'static str {
-//!     "charged"
-//! }
-//!
-//! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
-//! let layer = IdempotencyLayer::new(MemoryStore::default())
-//!     .with_policy(Policy::default().require_key());
-//! let app: Router = Router::new().route("/charges", post(charge)).layer(layer.clone());
-//! // axum::serve(listener, app).with_graceful_shutdown(signal).await?;
-//! layer.drain(Duration::from_secs(30)).await; // charges in progress finish and are recorded
-//! # });
-//! ```
-//!
-//! axum's `nest` strips prefixes before inner layers see them: see [`Policy::with_target`].
+//! Hazards: expired records are deleted by [`Sweep`](store::Sweep) only, which somebody has to call; axum's `nest` strips
+//! prefixes before inner layers see them, see [`Policy::with_target`].
 
 mod abort;
 pub mod body;
