@@ -1,4 +1,4 @@
-//! [onlyonce]: onlyonce
+//! [onlyonce]: onlyonce::IdempotencyLayer
 #![doc = include_str!("../README.md")]
 
 #[cfg(feature = "postgres")]

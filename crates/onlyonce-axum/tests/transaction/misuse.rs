@@ -1,5 +1,6 @@
 //! Handlers that do what they should not.
 
+use axum::Router;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use onlyonce::Policy;
@@ -147,19 +148,21 @@ async fn one_after_the_other_may_have_it() {
     assert_eq!(site.rows().await, (2, 2, 1));
 }
 
+fn commits_and_answers(site: &Site, status: u16) -> Router {
+    let handler = async move |mut tx: IdempotentTx| -> Result<Response, Failed> {
+        pay(&mut tx, 1).await?;
+        sqlx::query("commit").execute(&mut *tx).await?;
+        Ok(StatusCode::from_u16(status).unwrap().into_response())
+    };
+    one_route(&site.layer(2), handler)
+}
+
 /// What is committed is committed: a refusal on top of it would be believed, and another attempt made.
 #[tokio::test]
 async fn a_handler_that_commits_by_itself_and_then_refuses_is_found_out() {
     for status in [402, 500] {
         let site = Site::fresh().await;
-        let app = one_route(
-            &site.layer(2),
-            async move |mut tx: IdempotentTx| -> Result<Response, Failed> {
-                pay(&mut tx, 1).await?;
-                sqlx::query("commit").execute(&mut *tx).await?;
-                Ok(StatusCode::from_u16(status).unwrap().into_response())
-            },
-        );
+        let app = commits_and_answers(&site, status);
         let answer = post_to(&app, "/", "k").await;
         assert_eq!(
             (answer.status, answer.code()),
@@ -179,14 +182,7 @@ async fn a_handler_that_commits_by_itself_and_then_refuses_is_found_out() {
 async fn a_keyless_handler_that_commits_by_itself_and_then_refuses_is_found_out() {
     for status in [402, 500] {
         let site = Site::fresh().await;
-        let app = one_route(
-            &site.layer(2),
-            async move |mut tx: IdempotentTx| -> Result<Response, Failed> {
-                pay(&mut tx, 1).await?;
-                sqlx::query("commit").execute(&mut *tx).await?;
-                Ok(StatusCode::from_u16(status).unwrap().into_response())
-            },
-        );
+        let app = commits_and_answers(&site, status);
         let answer = ask(&app, request("/", None, "")).await;
         assert_eq!((answer.status, answer.code()), (500, "rolled-back".into()));
         site.nothing_is_open().await;
