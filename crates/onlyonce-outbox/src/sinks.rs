@@ -28,6 +28,8 @@ mod nats;
 mod redis;
 mod stdout;
 #[cfg(feature = "webhook")]
+mod trust;
+#[cfg(feature = "webhook")]
 mod webhook;
 
 #[cfg(feature = "amqp")]

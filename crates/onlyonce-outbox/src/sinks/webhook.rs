@@ -8,7 +8,6 @@ mod connection;
 mod endpoint;
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -83,8 +82,7 @@ impl Webhook {
     /// To this `http` or `https` URL. `source` names the producer, as a URI reference: `/payments`.
     ///
     /// # Errors
-    /// [`Error::Settings`] where the URL cannot be understood or has a user in it, or where the system has no
-    /// certificate authorities to check an `https` endpoint by.
+    /// [`Error::Settings`] where the URL cannot be understood or has a user in it.
     pub fn to(url: &str, source: impl Into<String>) -> Result<Self, Error> {
         Ok(Self {
             name: "webhook".to_owned(),
@@ -144,10 +142,11 @@ impl Webhook {
         self
     }
 
-    /// Checks the endpoint's certificate in this way, instead of by the system's authorities.
+    /// Checks the endpoint's certificate in this way, instead of by the system's authorities, which are read when the
+    /// first delivery needs them.
     #[must_use]
     pub fn tls(mut self, config: ClientConfig) -> Self {
-        self.connections.trust(Arc::new(config));
+        self.connections.trust(config);
         self
     }
 

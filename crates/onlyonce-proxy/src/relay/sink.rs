@@ -79,8 +79,9 @@ fn webhook(settings: &Relay, url: &HookUrl, limit: Duration) -> Result<Webhook, 
         .map_err(RelayError::Sink)?
         .time_limit(limit)
         .in_flight_max(in_flight);
-    if let Some(path) = &own.ca_file {
-        hook = hook.tls(client_config(Some(path))?);
+    if url.is_https() {
+        // Found out now, not at the first delivery: a file that cannot be read, a system without authorities.
+        hook = hook.tls(client_config(own.ca_file.as_deref())?);
     }
     for secret in own.all_secrets().map_err(RelayError::Settings)? {
         hook = hook.secret(secret);

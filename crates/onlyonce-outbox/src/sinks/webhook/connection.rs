@@ -1,7 +1,7 @@
 //! Connections to an endpoint: each carries one request at a time, and a few are kept for the next.
 
 use std::error::Error as StdError;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,15 +12,14 @@ use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::answer::Answer;
 use super::endpoint::Endpoint;
 use crate::error::Error;
+use crate::sinks::trust::Trust;
 
 /// Servers close connections that rest for 5 s, the most impatient of them.
 const IDLE_MAX: Duration = Duration::from_secs(4);
@@ -31,7 +30,7 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 /// The connections that are kept, and how to make others.
 pub(super) struct Connections {
     endpoint: Endpoint,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<(Trust, ServerName<'static>)>,
     idle: Mutex<Vec<Idle>>,
 }
 
@@ -52,7 +51,7 @@ impl Connections {
             let name = ServerName::try_from(endpoint.host.clone()).map_err(|_| {
                 Error::Settings("the webhook's host cannot be in a certificate".to_owned())
             })?;
-            Some((TlsConnector::from(Arc::new(system_trust()?)), name))
+            Some((Trust::default(), name))
         } else {
             None
         };
@@ -68,9 +67,9 @@ impl Connections {
     }
 
     /// Concerns `https` only.
-    pub(super) fn trust(&mut self, config: Arc<ClientConfig>) {
-        if let Some((connector, _)) = &mut self.tls {
-            *connector = TlsConnector::from(config);
+    pub(super) fn trust(&mut self, config: ClientConfig) {
+        if let Some((trust, _)) = &mut self.tls {
+            *trust = config.into();
         }
     }
 
@@ -109,7 +108,8 @@ impl Connections {
         stream.set_nodelay(true)?;
         match &self.tls {
             None => handshake(TokioIo::new(stream)).await,
-            Some((connector, name)) => {
+            Some((trust, name)) => {
+                let connector = trust.connector().await?;
                 let stream = connector.connect(name.clone(), stream).await?;
                 handshake(TokioIo::new(stream)).await
             }
@@ -149,21 +149,4 @@ where
         requests,
         _driver: AbortOnDropHandle::new(driver),
     })
-}
-
-fn system_trust() -> Result<ClientConfig, Error> {
-    let mut roots = RootCertStore::empty();
-    // Systems carry certificates that rustls does not take; those that it takes suffice.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        return Err(Error::Settings(
-            "the system has no certificate authorities to check the webhook's endpoint by: install them \
-             (ca-certificates)"
-                .to_owned(),
-        ));
-    }
-    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::Settings(format!("TLS cannot be set up: {error}")))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }

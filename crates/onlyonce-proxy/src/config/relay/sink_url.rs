@@ -3,6 +3,7 @@
 use std::fmt;
 
 use http::Uri;
+use http::uri::Scheme;
 use onlyonce_outbox::sinks;
 
 use crate::config::value::{Setting, Written};
@@ -68,6 +69,12 @@ impl HookUrl {
     /// The whole URL.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+
+    /// Whether TLS is spoken.
+    pub fn is_https(&self) -> bool {
+        let uri: Option<Uri> = self.0.parse().ok();
+        uri.is_some_and(|uri| uri.scheme() == Some(&Scheme::HTTPS))
     }
 
     /// The place without what it is asked for; `None` where this is no such URL.
