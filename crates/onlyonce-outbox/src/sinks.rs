@@ -27,7 +27,7 @@ mod nats;
 #[cfg(feature = "redis")]
 mod redis;
 mod stdout;
-#[cfg(feature = "webhook")]
+#[cfg(any(feature = "redis", feature = "webhook"))]
 mod trust;
 #[cfg(feature = "webhook")]
 mod webhook;

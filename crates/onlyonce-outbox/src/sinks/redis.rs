@@ -1,19 +1,26 @@
 //! Events as entries of Redis streams.
 
+mod durability;
+mod server;
+
+use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, IntoConnectionInfo, Pipeline, RedisResult, Value, pipe,
-};
+use redis::{Pipeline, RedisResult, Value, pipe};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
+use tokio_rustls::rustls::ClientConfig;
 
+use self::durability::Durability;
+use self::server::{Connection, Server};
 use crate::cloud_event;
 use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::sink::{Ack, Sink, SinkError};
+
+type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// The fields that are not the event's own headers.
 const HEADER_PREFIX: &str = "header:";
@@ -31,8 +38,10 @@ const HEADER_PREFIX: &str = "header:";
 ///
 /// A batch is one round trip. What counts as taken is `XADD`'s reply, and with [`replicas`](Self::replicas) that
 /// of so many replicas. Redis alone can lose what it replied to: by default up to a second of it, when the
-/// machine fails (`appendfsync everysec`). Where that matters, set `appendfsync always`, and after a loss let a
-/// relay replay.
+/// machine fails (`appendfsync everysec`). Where that matters, set `appendfsync always` or ask for
+/// [`on_disk`](Self::on_disk), and after a loss let a relay replay.
+///
+/// A stream knows no repetitions (`IDMP` of Redis 8.6 is not asked for): consumers need an [inbox](crate::inbox).
 ///
 /// ```no_run
 /// use onlyonce_outbox::sinks::RedisStreams;
@@ -45,30 +54,27 @@ pub struct RedisStreams {
     source: String,
     prefix: String,
     length_max: Option<u64>,
-    replicas: Option<(u32, Duration)>,
+    durability: Durability,
     limit: Duration,
-    client: Client,
-    connection: Mutex<Option<MultiplexedConnection>>,
+    server: Server,
+    connection: Mutex<Option<Arc<Connection>>>,
 }
 
 impl RedisStreams {
-    /// To the server at this URL, `redis://[user:password@]host[:port][/database]`. `source` names the producer,
-    /// as a URI reference: `/payments`.
+    /// To the server at this URL, `redis://[user:password@]host[:port][/database]` (`rediss` with TLS). `source`
+    /// names the producer, as a URI reference: `/payments`.
     ///
     /// # Errors
     /// [`Error::Settings`] where the URL cannot be understood. Nothing is connected to yet.
     pub fn to(url: &str, source: impl Into<String>) -> Result<Self, Error> {
-        // Not the client's words: they may hold the password.
-        let refused = |_| Error::Settings("the URL of Redis cannot be understood".to_owned());
-        let server = url.into_connection_info().map_err(refused)?;
         Ok(Self {
             name: "redis".to_owned(),
             source: source.into(),
             prefix: String::new(),
             length_max: None,
-            replicas: None,
+            durability: Durability::default(),
             limit: Duration::from_secs(4),
-            client: Client::open(server).map_err(refused)?,
+            server: Server::at(url)?,
             connection: Mutex::default(),
         })
     }
@@ -95,14 +101,33 @@ impl RedisStreams {
     }
 
     /// Takes a batch for taken only when so many replicas have it in memory too (`WAIT`); those that do not say so
-    /// within `patience` make the whole batch come again.
+    /// within `patience` make the whole batch come again. Instead of [`on_disk`](Self::on_disk).
     #[must_use]
     pub fn replicas(mut self, count: u32, patience: Duration) -> Self {
-        self.replicas = Some((count, patience));
+        self.durability = Durability::Replicas(count, patience);
         self
     }
 
-    /// How long a batch may take, connecting included, besides the patience with replicas. 4 seconds by default,
+    /// Takes a batch for taken only when the server has it on its disk, and so many replicas on theirs (`WAITAOF`);
+    /// where that is not so within `patience`, the whole batch comes again. Instead of [`replicas`](Self::replicas).
+    ///
+    /// It takes Redis 7.2 with `appendonly yes`: from another server nothing is taken, and nothing is appended there.
+    /// With `appendfsync everysec` each batch waits for up to a second, and `patience` has to be longer.
+    #[must_use]
+    pub fn on_disk(mut self, replicas: u32, patience: Duration) -> Self {
+        self.durability = Durability::Disks(replicas, patience);
+        self
+    }
+
+    /// Checks the server's certificate in this way, instead of by the system's authorities, which are read when the
+    /// first connection needs them. For `rediss` URLs.
+    #[must_use]
+    pub fn tls(mut self, config: ClientConfig) -> Self {
+        self.server.trust(config);
+        self
+    }
+
+    /// How long a batch may take, connecting included, besides the patience with replicas and disks. 4 seconds by default,
     /// which is less than a relay waits for a sink
     /// ([`RelayOptions::publish_timeout`](crate::RelayOptions::publish_timeout)).
     #[must_use]
@@ -111,19 +136,17 @@ impl RedisStreams {
         self
     }
 
-    async fn append(&self, batch: &[Envelope]) -> RedisResult<Vec<Result<Ack, SinkError>>> {
-        let mut connection = self.connection().await?;
-        let replies = self.commands(batch).query_async(&mut connection).await;
+    async fn append(&self, batch: &[Envelope]) -> Result<Vec<Result<Ack, SinkError>>, BoxError> {
+        let connection = self.connection().await?;
+        let mut commands = connection.commands.clone();
+        let replies = self.commands(batch).query_async(&mut commands).await;
         if replies.is_err() {
             // The next publish makes another one. Whoever else uses this one finds out by itself.
             *self.connection.lock().await = None;
         }
         let mut replies: Vec<RedisResult<Value>> = replies?;
-        let unconfirmed = match self.replicas {
-            Some((wanted, _)) => unconfirmed(wanted, replies.pop()),
-            None => None,
-        };
-        let result = |reply: RedisResult<Value>| match (reply, &unconfirmed) {
+        let unmet = self.durability.unmet(&mut replies);
+        let result = |reply: RedisResult<Value>| match (reply, &unmet) {
             (Err(error), _) => Err(SinkError::retryable(error)),
             (Ok(_), Some(why)) => Err(SinkError::retryable(why.clone())),
             (Ok(_), None) => Ok(Ack::default()),
@@ -137,9 +160,8 @@ impl RedisStreams {
         for envelope in batch {
             self.xadd(&mut pipeline, envelope);
         }
-        if let Some((count, patience)) = self.replicas {
-            let millis = patience.as_millis().max(1).to_string();
-            pipeline.cmd("WAIT").arg(count).arg(millis);
+        if let Some(wait) = self.durability.command() {
+            pipeline.add_command(wait);
         }
         pipeline
     }
@@ -174,39 +196,14 @@ impl RedisStreams {
         field("payload", &envelope.payload);
     }
 
-    fn patience(&self) -> Duration {
-        self.replicas
-            .map_or(Duration::ZERO, |(_, patience)| patience)
-    }
-
-    async fn connection(&self) -> RedisResult<MultiplexedConnection> {
+    async fn connection(&self) -> Result<Arc<Connection>, BoxError> {
         let mut kept = self.connection.lock().await;
         if let Some(connection) = &*kept {
-            return Ok(connection.clone());
+            return Ok(Arc::clone(connection));
         }
-        let patience = self
-            .replicas
-            .map_or(Duration::ZERO, |(_, patience)| patience);
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.limit))
-            .set_response_timeout(Some(self.limit + patience));
-        let connection = self
-            .client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?;
-        Ok(kept.insert(connection).clone())
-    }
-}
-
-/// Why what was appended does not count as taken.
-fn unconfirmed(wanted: u32, reply: Option<RedisResult<Value>>) -> Option<String> {
-    match reply {
-        Some(Ok(Value::Int(replicas))) if replicas >= i64::from(wanted) => None,
-        Some(Ok(Value::Int(replicas))) => Some(format!(
-            "{replicas} replicas have it in time, and {wanted} are wanted"
-        )),
-        Some(Err(error)) => Some(error.to_string()),
-        _ => Some("the server did not say how many replicas have it".to_owned()),
+        let answer_max = self.limit + self.durability.patience();
+        let connecting = self.server.connect(self.limit, answer_max, self.durability);
+        Ok(Arc::clone(kept.insert(Arc::new(connecting.await?))))
     }
 }
 
@@ -223,7 +220,7 @@ impl Sink for RedisStreams {
         if batch.is_empty() {
             return Vec::new();
         }
-        let limit = self.limit + self.patience();
+        let limit = self.limit + self.durability.patience();
         let failed = match timeout(limit, self.append(batch)).await {
             Ok(Ok(results)) => return results,
             Ok(Err(error)) => error.to_string(),

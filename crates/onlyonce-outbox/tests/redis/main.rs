@@ -1,5 +1,8 @@
 //! The sink for Redis streams, against a real server.
 
+mod durability;
+mod tls;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};

@@ -199,12 +199,16 @@ impl Relay {
         let conditions = [
             (
                 !hook && self.webhook.is_set(),
-                "relay.secrets, secrets-file, headers, ca-file and in-flight-max are used for webhooks only, and \
+                "relay.secrets, secrets-file, headers and in-flight-max are used for webhooks only, and \
                  relay.sink is none",
             ),
             (
-                !redis && (broker.stream_length_max.is_some() || broker.replicas.is_some()),
-                "relay.stream-length-max and replicas are used for Redis only, and relay.sink is none",
+                !self.sink.is_checked() && self.webhook.ca_file.is_some(),
+                "relay.ca-file is used for https:// and rediss:// only, and relay.sink is neither",
+            ),
+            (
+                !redis && broker.is_for_redis(),
+                "relay.stream-length-max, replicas and on-disk are used for Redis only, and relay.sink is none",
             ),
             (
                 !redis && !kafka && !self.sink.is_nats() && !broker.topic_prefix.is_empty(),

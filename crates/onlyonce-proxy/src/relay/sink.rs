@@ -39,7 +39,13 @@ impl ChosenSink {
             SinkUrl::Webhook(url) => Self::Webhook(webhook(settings, url, limit)?.named(name)),
             SinkUrl::Redis(url) => {
                 let redis = RedisStreams::to(url.expose(), &settings.source);
-                let redis = redis.map_err(RelayError::Sink)?.named(name);
+                let mut redis = redis.map_err(RelayError::Sink)?.named(name);
+                if url.is_rediss() {
+                    let mut config = client_config(settings.webhook.ca_file.as_deref())?;
+                    // It is not HTTP that is spoken.
+                    config.alpn_protocols.clear();
+                    redis = redis.tls(config);
+                }
                 Self::Redis(streams(&settings.broker, redis, limit))
             }
             #[cfg(feature = "nats")]
@@ -95,15 +101,22 @@ fn webhook(settings: &Relay, url: &HookUrl, limit: Duration) -> Result<Webhook, 
     Ok(hook)
 }
 
-/// The time is shared with the replicas.
+/// The time is shared with replicas and disks.
 fn streams(own: &Broker, mut redis: RedisStreams, limit: Duration) -> RedisStreams {
     redis = redis.stream_prefix(own.topic_prefix.as_str());
     if let Some(entries) = own.stream_length_max {
         redis = redis.length_max(entries.into());
     }
-    match own.replicas {
-        Some(replicas) => redis.time_limit(limit / 2).replicas(replicas, limit / 2),
-        None => redis.time_limit(limit),
+    let (limit, patience) = match own.replicas {
+        None if !own.on_disk => return redis.time_limit(limit),
+        _ => (limit / 2, limit / 2),
+    };
+    let replicas = own.replicas.unwrap_or(0);
+    redis = redis.time_limit(limit);
+    if own.on_disk {
+        redis.on_disk(replicas, patience)
+    } else {
+        redis.replicas(replicas, patience)
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Broker {
     pub stream_length_max: Option<u32>,
     /// Redis: how many replicas must have an event for it to count as taken.
     pub replicas: Option<u32>,
+    /// Redis 7.2: whether it must be on their disks, and on the server's.
+    pub on_disk: bool,
     /// Kafka: what its client is to be told besides.
     pub kafka_settings: Vec<KafkaSetting>,
 }
@@ -36,8 +38,14 @@ impl Broker {
             exchange: section.get("exchange", String::new()),
             stream_length_max: section.optional("stream-length-max"),
             replicas: section.optional("replicas"),
+            on_disk: section.get("on-disk", false),
             kafka_settings: section.get("kafka-settings", Vec::new()),
         }
+    }
+
+    /// Whether anything is written here that only Redis uses.
+    pub(super) fn is_for_redis(&self) -> bool {
+        self.stream_length_max.is_some() || self.replicas.is_some() || self.on_disk
     }
 }
 

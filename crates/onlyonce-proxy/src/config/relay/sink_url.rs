@@ -48,6 +48,11 @@ impl BrokerUrl {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// Whether it is a Redis that TLS is spoken with.
+    pub fn is_rediss(&self) -> bool {
+        self.0.starts_with("rediss://")
+    }
 }
 
 impl fmt::Display for BrokerUrl {
@@ -134,8 +139,9 @@ impl Setting for SinkName {
 }
 
 /// The schemes of brokers, and the feature that a build needs for each.
-const BROKERS: [(&str, &str, &str, bool); 7] = [
+const BROKERS: [(&str, &str, &str, bool); 8] = [
     ("redis://", "Redis", "", true),
+    ("rediss://", "Redis", "", true),
     ("nats://", "NATS", "nats", cfg!(feature = "nats")),
     ("tls://", "NATS", "nats", cfg!(feature = "nats")),
     ("amqp://", "RabbitMQ", "amqp", cfg!(feature = "amqp")),
@@ -150,6 +156,15 @@ const BROKERS: [(&str, &str, &str, bool); 7] = [
 ];
 
 impl SinkUrl {
+    /// Whether the authorities matter that the relay checks a server by.
+    pub(super) fn is_checked(&self) -> bool {
+        match self {
+            Self::Webhook(url) => url.is_https(),
+            Self::Redis(url) => url.is_rediss(),
+            _ => false,
+        }
+    }
+
     pub(super) fn is_nats(&self) -> bool {
         #[cfg(feature = "nats")]
         return matches!(self, Self::Nats(_));
@@ -175,7 +190,7 @@ impl SinkUrl {
     fn broker(text: &str) -> Option<Self> {
         let url = BrokerUrl(text.into());
         match text.split_once("://")?.0 {
-            "redis" => sinks::RedisStreams::to(text, "/")
+            "redis" | "rediss" => sinks::RedisStreams::to(text, "/")
                 .ok()
                 .map(|_| Self::Redis(url)),
             #[cfg(feature = "nats")]
@@ -218,9 +233,6 @@ impl Setting for SinkUrl {
         match missing {
             Some((_, broker, feature, false)) => {
                 format!("this build has no {broker}: it needs the feature `{feature}`; {expected}")
-            }
-            _ if text.starts_with("rediss://") => {
-                format!("a sink in Redis speaks no TLS; {expected}")
             }
             _ if text.starts_with("kafka") && text.contains('@') => format!(
                 "Kafka's URL has no user in it, put sasl.username and sasl.password into relay.kafka-settings; \

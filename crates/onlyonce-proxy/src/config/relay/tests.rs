@@ -132,6 +132,7 @@ fn sinks_are_told_apart_and_shown_without_secrets() {
         ("http://h:8080/", "http://h:8080"),
         ("https://h/T0/s3cret?token=s3cret", "https://h/…"),
         ("redis://:s3cret@r:6380/2", "redis://***@r:6380/2"),
+        ("rediss://:s3cret@r", "rediss://***@r"),
         #[cfg(feature = "nats")]
         ("nats://s3cret@n:4222", "nats://***@n:4222"),
         #[cfg(feature = "amqp")]
@@ -146,7 +147,7 @@ fn sinks_are_told_apart_and_shown_without_secrets() {
     for text in [
         "",
         "stdout",
-        "rediss://r",
+        "rediss://r#insecure",
         "kafka://u:p@k",
         "kafka://",
         "https://",
@@ -283,6 +284,15 @@ fn what_is_not_used_is_worth_a_warning() {
     assert_eq!(warnings("sink = 'stdout:'"), "");
     assert!(warnings("sink = 'stdout:'\nin-flight-max = 1").contains("for webhooks only"));
     assert!(warnings("sink = 'stdout:'\nreplicas = 1").contains("for Redis only"));
+    assert!(warnings("sink = 'stdout:'\non-disk = true").contains("for Redis only"));
+    for (sink, is_used) in [
+        ("https://h", true),
+        ("rediss://r", true),
+        ("redis://r", false),
+    ] {
+        let warnings = warnings(&format!("sink = '{sink}'\nca-file = 'ca.pem'"));
+        assert_eq!(!warnings.contains("relay.ca-file"), is_used, "{sink}");
+    }
     assert!(warnings("sink = 'stdout:'\ntopic-prefix = 'x'").contains("for Redis, NATS and Kafka"));
     let kafka = "sink = 'stdout:'\nkafka-settings = ['client.id=x']";
     assert!(warnings(kafka).contains("for Kafka only"));

@@ -18,7 +18,8 @@ pub struct Webhook {
     pub secrets_file: Option<PathBuf>,
     /// Headers of every message, such as `Authorization`.
     pub headers: Vec<SentHeader>,
-    /// The authorities that an `https` endpoint is checked against; the operating system's where unset.
+    /// The authorities that an `https` endpoint is checked against, or a Redis with TLS; the operating system's where
+    /// unset.
     pub ca_file: Option<PathBuf>,
     /// How many messages of a batch are under way at the same time.
     pub in_flight_max: u32,
@@ -48,10 +49,10 @@ impl Webhook {
         !self.secrets.is_empty() || self.secrets_file.is_some()
     }
 
-    /// Whether anything is written here.
+    /// Whether anything is written here that only webhooks use.
     pub(super) fn is_set(&self) -> bool {
-        let plain = self.headers.is_empty() && self.ca_file.is_none();
-        self.is_signed() || !plain || self.in_flight_max != DEFAULT_IN_FLIGHT
+        let plain = self.headers.is_empty() && self.in_flight_max == DEFAULT_IN_FLIGHT;
+        self.is_signed() || !plain
     }
 
     /// All secrets, those of the file included.
