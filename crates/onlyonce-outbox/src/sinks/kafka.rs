@@ -118,7 +118,7 @@ impl Kafka {
         let messages = batch.iter().map(|event| self.message(event));
         let results = session.publish(messages).await;
         if session.is_over() {
-            self.forget().await;
+            *self.session.lock().await = None;
         }
         let refused = |result: &Result<_, Failure>| matches!(result, Err(Failure::BatchTooLarge));
         let alone = if results.iter().any(refused) {
@@ -194,10 +194,6 @@ impl Kafka {
         let session = Session::open(&self.settings, self.limit / 2)?;
         Ok(Arc::clone(kept.insert(Arc::new(session))))
     }
-
-    async fn forget(&self) {
-        *self.session.lock().await = None;
-    }
 }
 
 /// Whether this sink says it in a header of its own.
@@ -229,8 +225,11 @@ impl Sink for Kafka {
             Ok(Ok(results)) => return results,
             Ok(Err(failed)) => failed,
             Err(_) => {
-                self.forget().await;
-                format!("no acknowledgement within {:?}", self.limit)
+                let session = self.session.lock().await.take();
+                let words = session.and_then(|session| session.last_words());
+                let words = words.map(|words| format!(": {words}"));
+                let words = words.unwrap_or_default();
+                format!("no acknowledgement within {:?}{words}", self.limit)
             }
         };
         let failure = |_: &Envelope| Err(SinkError::retryable(failed.clone()));

@@ -160,7 +160,9 @@ fn partitions(consumer: &BaseConsumer, topic: &str) -> i32 {
 }
 
 fn sink(servers: &str) -> Kafka {
-    Kafka::to(&format!("kafka://{servers}"), "/shop").unwrap()
+    let sink = Kafka::to(&format!("kafka://{servers}"), "/shop").unwrap();
+    // The machine may be busy: a first message needs several answers.
+    sink.time_limit(Duration::from_secs(10))
 }
 
 pub(crate) fn headers(message: &OwnedMessage) -> Vec<(String, String)> {

@@ -144,7 +144,7 @@ impl Session {
         if is_one_of(&UNKNOWN) {
             self.unknown.store(true, Ordering::Relaxed);
         }
-        match self.last_words.get() {
+        match self.last_words() {
             Some(words) => SinkError::retryable(format!("{error}: {words}")),
             None => SinkError::retryable(error),
         }
@@ -154,6 +154,11 @@ impl Session {
     pub(super) fn is_over(&self) -> bool {
         let ended = self.producer().client().fatal_error().is_some();
         ended || self.unknown.load(Ordering::Relaxed)
+    }
+
+    /// What the client said last about its brokers.
+    pub(super) fn last_words(&self) -> Option<String> {
+        self.last_words.get()
     }
 
     fn producer(&self) -> &FutureProducer<LastWords> {
