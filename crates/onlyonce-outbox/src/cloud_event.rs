@@ -5,8 +5,8 @@ use jiff::Timestamp;
 
 use crate::envelope::Envelope;
 
-/// The attributes, their names without any prefix. `datacontenttype` is not among them: every binding has a
-/// field of its own for it ([`Envelope::content_type`]).
+/// The attributes, their names without any prefix. `datacontenttype` is not among them: all bindings but that of NATS
+/// have a field of their own for it ([`Envelope::content_type`]).
 ///
 /// `source` is a URI reference that names the producer: `/payments`. Source and id together are unique.
 ///
@@ -34,7 +34,8 @@ pub fn attributes(envelope: &Envelope, source: &str) -> Vec<(&'static str, Strin
     if let Ok(time) = Timestamp::try_from(envelope.created_at) {
         attributes.push(("time", time.to_string()));
     }
-    if let Some(key) = &envelope.key {
+    // An empty one would be no attribute.
+    if let Some(key) = envelope.key.as_ref().filter(|key| !key.is_empty()) {
         attributes.push(("subject", key.clone()));
         attributes.push(("partitionkey", key.clone()));
     }
@@ -75,4 +76,30 @@ pub fn extensions(envelope: &Envelope) -> impl Iterator<Item = (String, &str)> {
         let free = !name.is_empty() && !TAKEN.contains(&name.as_str());
         free.then_some((name, value.as_str()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::event::Event;
+
+    #[test]
+    fn what_is_empty_is_no_attribute() {
+        let named = |key: Option<&str>| {
+            let event = match key {
+                Some(key) => Event::new("payments", key),
+                None => Event::unordered("payments"),
+            };
+            let envelope = Envelope::of(&event, 1, SystemTime::UNIX_EPOCH);
+            let attributes = attributes(&envelope, "/shop");
+            assert!(attributes.iter().all(|(_, value)| !value.is_empty()));
+            let names = ["subject", "partitionkey"];
+            names.map(|name| attributes.iter().any(|(known, _)| *known == name))
+        };
+        assert_eq!(named(Some("1")), [true, true]);
+        assert_eq!(named(Some("")), [false, false]);
+        assert_eq!(named(None), [false, false]);
+    }
 }

@@ -32,7 +32,7 @@ const PERSISTENT: u8 = 2;
 /// | `content_type`, `type`, `timestamp` | the event's |
 /// | `cloudEvents:id`, `cloudEvents:type`, `cloudEvents:source`, `cloudEvents:subject`, … | the event as a CloudEvent |
 /// | `outbox-seq` | the event's number, which rises within a key |
-/// | the event's own headers | as they are |
+/// | the event's own headers | as they are, but for `message_id` and those of these names |
 ///
 /// What counts as taken is the broker's confirmation. It says so once the message is on disk in a durable queue, or on
 /// most nodes in a quorum queue, which is what to use. It knows no repetitions: consumers need an
@@ -143,7 +143,9 @@ impl Amqp {
             headers.insert(short(name)?, value);
             Ok::<_, String>(())
         };
-        for (name, value) in &envelope.headers {
+        // A receiver that reads properties and headers alike would find two ids.
+        let own = envelope.headers.iter();
+        for (name, value) in own.filter(|(name, _)| *name != "message_id") {
             set(name, value)?;
         }
         for (name, value) in cloud_event::attributes(envelope, &self.source) {

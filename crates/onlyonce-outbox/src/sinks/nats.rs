@@ -22,9 +22,9 @@ use crate::sink::{Ack, Sink, SinkError};
 /// |---|---|
 /// | `Nats-Msg-Id` | the event's id: the stream drops repetitions within its window (2 minutes by default) |
 /// | `ce-id`, `ce-type`, `ce-source`, `ce-subject`, `ce-time`, … | the event as a CloudEvent in binary mode |
-/// | `content-type` | the payload's media type |
+/// | `content-type`, and `ce-datacontenttype`, where the binding for NATS has it | the payload's media type |
 /// | `Outbox-Seq` | the event's number, which rises within a key |
-/// | the event's own headers | as they are |
+/// | the event's own headers | as they are, but for those of these names, and those that begin with `nats-` |
 ///
 /// What counts as taken is the stream's acknowledgement. By default a server writes to its disk every two minutes
 /// only, and can lose what it acknowledged when its machine fails: set `sync_interval: always`, or keep replicas, and
@@ -136,13 +136,15 @@ impl JetStream {
             headers.insert(name, value);
             Ok::<_, String>(())
         };
-        for (name, value) in &envelope.headers {
+        for (name, value) in envelope.headers.iter().filter(|(name, _)| !is_ours(name)) {
             set(name, value)?;
         }
         for (name, value) in cloud_event::attributes(envelope, &self.source) {
             set(&format!("ce-{name}"), &cloud_event::encoded(&value))?;
         }
         set("content-type", &envelope.content_type)?;
+        let content_type = cloud_event::encoded(&envelope.content_type);
+        set("ce-datacontenttype", &content_type)?;
         set("Outbox-Seq", &envelope.sequence.to_string())?;
         set("Nats-Msg-Id", &envelope.event_id.to_string())?;
         Ok(headers)
@@ -173,6 +175,13 @@ async fn acknowledged(sent: Result<PublishAckFuture, SinkError>) -> Result<Ack, 
     } else {
         Ack::default()
     })
+}
+
+/// Whether this sink says it, or the server does as it says. Names differ by case here: one of the event's own, which are
+/// lower-case, would stand beside ours.
+fn is_ours(name: &str) -> bool {
+    ["ce-", "nats-"].iter().any(|ours| name.starts_with(ours))
+        || ["content-type", "outbox-seq"].contains(&name)
 }
 
 /// Words with full stops between them, and no wildcards.

@@ -134,7 +134,12 @@ async fn a_repetition_is_known_by_the_stream() {
     let sink = JetStream::to(&url, "/shop")
         .unwrap()
         .subject_prefix("shop.");
-    let event = Event::new("payments", "clé").kind("charged");
+    let event = Event::new("payments", "clé")
+        .kind("charged")
+        .bytes("text/plain; charset=\"utf-8\"", "x")
+        .header("tenant", "acme")
+        .header("nats-msg-id", "not this")
+        .header("outbox-seq", "nor this");
     for repeated in [false, true] {
         let ack = publish(&sink, &event).await.unwrap();
         assert_eq!(ack.is_duplicate(), repeated);
@@ -149,10 +154,15 @@ async fn a_repetition_is_known_by_the_stream() {
         ("ce-specversion", "1.0"),
         ("ce-source", "/shop"),
         ("ce-subject", "cl%C3%A9"),
+        ("ce-datacontenttype", "text/plain;%20charset=%22utf-8%22"),
+        ("content-type", "text/plain; charset=\"utf-8\""),
+        ("tenant", "acme"),
     ] {
         let header = (name.to_owned(), value.to_owned());
         assert!(headers.contains(&header), "{header:?} in {headers:?}");
     }
+    let not_ours = headers.iter().filter(|(_, value)| value.ends_with("this"));
+    assert_eq!(not_ours.count(), 0, "{headers:?}");
 }
 
 #[tokio::test]
