@@ -13,6 +13,14 @@
 //! | [`inbox`], [`standard_webhooks`] | the other side |
 //! | [`partition`], [`retention`] | what the tables need, where no relay is their owner |
 //!
+//! # How a relay reads
+//!
+//! Transactions commit in another order than they draw numbers, so "above the last number" loses events, and "older than
+//! the oldest open transaction" waits for whoever holds one open, anywhere in the cluster. A batch is what one snapshot
+//! sees and an earlier one did not, as in PgQ (Skype, 2007). Within it a key's events are in the order of their numbers,
+//! which is that of the commits because [`append()`] locks the key before it draws a number. Nothing is written to an
+//! event, so there is nothing for vacuum to do, and a snapshot that is held open elsewhere costs nothing.
+//!
 //! # Hazards
 //!
 //! - **Events that were emitted and not flushed are lost.** [`Buffer`] is for those who have no layer that flushes;
