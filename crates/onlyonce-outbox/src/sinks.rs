@@ -44,3 +44,12 @@ pub use self::redis::RedisStreams;
 pub use self::stdout::Stdout;
 #[cfg(feature = "webhook")]
 pub use self::webhook::Webhook;
+
+use crate::envelope::Envelope;
+use crate::sink::{Ack, SinkError};
+
+/// The results of a batch that failed as a whole, and may be taken at another time.
+fn none_taken(batch: &[Envelope], why: &str) -> Vec<Result<Ack, SinkError>> {
+    let failure = |_: &Envelope| Err(SinkError::retryable(why));
+    batch.iter().map(failure).collect()
+}

@@ -6,6 +6,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ pub struct Server {
     process: Daemon,
     directory: TempDir,
     port: u16,
+    tls_port: Option<u16>,
     args: Vec<String>,
 }
 
@@ -43,17 +45,48 @@ impl Server {
     /// # Errors
     /// As [`start`](Self::start).
     pub fn start_with(args: &[&str]) -> io::Result<Self> {
+        let mut server = Self::stopped()?;
+        server.args = args.iter().map(|&arg| arg.to_owned()).collect();
+        server.launch()?;
+        Ok(server)
+    }
+
+    /// Starts one that speaks TLS too, at a port of its own, with this certificate and its key in PEM.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_with_tls(certificate: &str, key: &str) -> io::Result<Self> {
+        let mut server = Self::stopped()?;
+        let path = |name: &str| server.directory.path().join(name);
+        fs::write(path("certificate"), certificate)?;
+        fs::write(path("key"), key)?;
+        let shown = |name: &str| path(name).display().to_string();
+        let port = free_port()?;
+        server.args = [
+            ("--tls-port", port.to_string()),
+            ("--tls-cert-file", shown("certificate")),
+            ("--tls-key-file", shown("key")),
+            ("--tls-auth-clients", "no".to_owned()),
+        ]
+        .into_iter()
+        .flat_map(|(name, value)| [name.to_owned(), value])
+        .collect();
+        server.tls_port = Some(port);
+        server.launch()?;
+        Ok(server)
+    }
+
+    fn stopped() -> io::Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("onlyonce-redis-")
             .tempdir()?;
-        let mut server = Self {
+        Ok(Self {
             process: Daemon::new("redis-server", directory.path().join("log")),
             directory,
             port: free_port()?,
-            args: args.iter().map(|&arg| arg.to_owned()).collect(),
-        };
-        server.launch()?;
-        Ok(server)
+            tls_port: None,
+            args: Vec::new(),
+        })
     }
 
     /// Where it listens.
@@ -64,6 +97,11 @@ impl Server {
     /// Where it listens, as `redis://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
         format!("redis://{}", self.addr())
+    }
+
+    /// The port where it speaks TLS; `None` where it does not.
+    pub fn tls_port(&self) -> Option<u16> {
+        self.tls_port
     }
 
     /// Its process id; `None` where it is stopped.

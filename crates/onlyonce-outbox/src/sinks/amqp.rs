@@ -17,6 +17,7 @@ use crate::cloud_event;
 use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::sink::{Ack, Sink, SinkError};
+use crate::sinks::none_taken;
 
 /// Written to disk, where the queue is durable.
 const PERSISTENT: u8 = 2;
@@ -230,8 +231,7 @@ impl Sink for Amqp {
                 format!("no confirmation within {:?}", self.limit)
             }
         };
-        let failure = |_: &Envelope| Err(SinkError::retryable(failed.clone()));
-        batch.iter().map(failure).collect()
+        none_taken(batch, &failed)
     }
 }
 

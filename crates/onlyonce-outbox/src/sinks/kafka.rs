@@ -17,6 +17,7 @@ use crate::cloud_event;
 use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::sink::{Ack, Sink, SinkError};
+use crate::sinks::none_taken;
 
 /// The longest name of a topic, in bytes.
 const TOPIC_MAX: usize = 249;
@@ -232,8 +233,7 @@ impl Sink for Kafka {
                 format!("no acknowledgement within {:?}{words}", self.limit)
             }
         };
-        let failure = |_: &Envelope| Err(SinkError::retryable(failed.clone()));
-        batch.iter().map(failure).collect()
+        none_taken(batch, &failed)
     }
 }
 

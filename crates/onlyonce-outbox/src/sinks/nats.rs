@@ -15,6 +15,7 @@ use crate::cloud_event;
 use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::sink::{Ack, Sink, SinkError};
+use crate::sinks::none_taken;
 
 /// Publishes each event to a subject, by default the one that has the topic's name, which a stream must listen to.
 ///
@@ -215,8 +216,7 @@ impl Sink for JetStream {
                 format!("no answer within {:?}", self.limit)
             }
         };
-        let failure = |_: &Envelope| Err(SinkError::retryable(failed.clone()));
-        batch.iter().map(failure).collect()
+        none_taken(batch, &failed)
     }
 }
 

@@ -19,6 +19,7 @@ use crate::cloud_event;
 use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::sink::{Ack, Sink, SinkError};
+use crate::sinks::none_taken;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -229,8 +230,7 @@ impl Sink for RedisStreams {
                 format!("no answer within {limit:?}")
             }
         };
-        let failure = |_: &Envelope| Err(SinkError::retryable(failed.clone()));
-        batch.iter().map(failure).collect()
+        none_taken(batch, &failed)
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 use crate::cloud_event;
 use crate::envelope::Envelope;
 use crate::sink::{Ack, Sink, SinkError};
+use crate::sinks::none_taken;
 
 /// Writes each event as one line of JSON, in CloudEvents' own format. What was written and flushed counts as
 /// taken.
@@ -69,12 +70,10 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Sink for Stdout<W> {
 
     async fn publish(&self, batch: &[Envelope]) -> Vec<Result<Ack, SinkError>> {
         // All or none: how much of it was written, nobody knows.
-        let written = self.write(batch).await.map_err(|error| error.to_string());
-        let outcome = |_: &Envelope| match &written {
-            Ok(()) => Ok(Ack::default()),
-            Err(error) => Err(SinkError::retryable(error.clone())),
-        };
-        batch.iter().map(outcome).collect()
+        match self.write(batch).await {
+            Ok(()) => batch.iter().map(|_| Ok(Ack::default())).collect(),
+            Err(error) => none_taken(batch, &error.to_string()),
+        }
     }
 }
 

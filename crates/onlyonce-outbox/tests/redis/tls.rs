@@ -1,6 +1,5 @@
 //! `rediss://`: the server must show a certificate of an authority that is trusted.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 
 use onlyonce_outbox::sinks::RedisStreams;
@@ -25,26 +24,11 @@ fn trusting(certificate: Option<&CertificateDer<'static>>) -> ClientConfig {
 
 #[tokio::test]
 async fn a_server_is_believed_by_its_certificate() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| directory.path().join(name).display().to_string();
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
     let issued = rcgen::generate_simple_self_signed(names).unwrap();
-    std::fs::write(path("cert"), issued.cert.pem()).unwrap();
-    std::fs::write(path("key"), issued.signing_key.serialize_pem()).unwrap();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
-    let server = Server::start_with(&[
-        "--tls-port",
-        &port.to_string(),
-        "--tls-cert-file",
-        &path("cert"),
-        "--tls-key-file",
-        &path("key"),
-        "--tls-auth-clients",
-        "no",
-    ]);
-    let server = server.unwrap();
+    let (certificate, key) = (issued.cert.pem(), issued.signing_key.serialize_pem());
+    let server = Server::start_with_tls(&certificate, &key).unwrap();
+    let port = server.tls_port().unwrap();
     server.run("CONFIG SET requirepass s3cret").unwrap();
     let batch = [envelope(&Event::new("payments", 1))];
     let sink = |url: &str| RedisStreams::to(url, "/shop").unwrap();

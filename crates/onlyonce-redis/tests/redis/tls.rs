@@ -1,7 +1,5 @@
 //! `rediss://`: the server must show a certificate of an authority that is trusted.
 
-use std::net::{Ipv4Addr, TcpListener};
-
 use onlyonce::store::Generation;
 use onlyonce_redis::{RedisCache, Settings, TlsError};
 use onlyonce_test::redis::Server;
@@ -16,23 +14,10 @@ async fn a_server_is_believed_by_its_certificate() {
     let own = rcgen::generate_simple_self_signed(names).unwrap();
     let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     std::fs::write(path("cert"), own.cert.pem()).unwrap();
-    std::fs::write(path("key"), own.signing_key.serialize_pem()).unwrap();
     std::fs::write(path("other"), other.cert.pem()).unwrap();
     std::fs::write(path("empty"), "").unwrap();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
-    let _redis = Server::start_with(&[
-        "--tls-port",
-        &port.to_string(),
-        "--tls-cert-file",
-        &path("cert"),
-        "--tls-key-file",
-        &path("key"),
-        "--tls-auth-clients",
-        "no",
-    ])
-    .unwrap();
+    let redis = Server::start_with_tls(&own.cert.pem(), &own.signing_key.serialize_pem()).unwrap();
+    let port = redis.tls_port().unwrap();
 
     let settings = |host: &str| settings(&format!("rediss://{host}:{port}"));
     for host in ["localhost", "127.0.0.1"] {
