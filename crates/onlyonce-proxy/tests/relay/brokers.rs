@@ -36,6 +36,23 @@ async fn events_are_entries_of_redis_streams() {
     assert_eq!(length, 2);
 }
 
+/// By the authority that the settings name.
+#[tokio::test]
+async fn a_redis_is_spoken_to_by_tls() {
+    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]);
+    let issued = issued.expect("a certificate");
+    let (certificate, key) = (issued.cert.pem(), issued.signing_key.serialize_pem());
+    let server = redis::Server::start_with_tls(&certificate, &key).expect("a Redis of our own");
+    let authority = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(authority.path(), certificate).expect("written");
+    let path = authority.path().display().to_string();
+    let port = server.tls_port().expect("it speaks TLS");
+    let sink = format!("rediss://localhost:{port}");
+    deliver(&sink, ("ONLYONCE__RELAY__CA_FILE", &path)).await;
+    let length = server.run("XLEN payments").expect("answered");
+    assert!(length.starts_with(":2"), "{length}");
+}
+
 #[cfg(feature = "nats")]
 #[tokio::test]
 async fn events_are_messages_of_a_jetstream() {
