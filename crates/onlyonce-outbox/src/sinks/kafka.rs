@@ -38,7 +38,8 @@ const TOPIC_MAX: usize = 249;
 /// need an [inbox](crate::inbox). Keys are spread over partitions as Java's producer does it. A message's own
 /// timestamp is that of its publishing: by it a topic's retention counts.
 ///
-/// The client behind it is librdkafka, built from its C sources. TLS and SCRAM need the feature `kafka-tls`.
+/// The client behind it is librdkafka, built from its C sources. TLS and SCRAM need the feature `kafka-tls`; SASL
+/// was not tried.
 ///
 /// ```no_run
 /// use onlyonce_outbox::sinks::Kafka;
