@@ -19,6 +19,7 @@
 mod account;
 pub mod ask;
 mod binaries;
+mod children;
 mod cluster;
 mod database;
 

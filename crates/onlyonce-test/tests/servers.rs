@@ -37,12 +37,21 @@ async fn a_cluster_survives_a_crash_and_a_standby_takes_over() {
         .await
         .unwrap();
 
-    primary.stop_immediate().unwrap();
-    primary.start_again().unwrap();
-    raw_sql("select * from kept")
-        .execute(&mut connect(&url).await)
-        .await
-        .unwrap();
+    for crash in [Cluster::stop_immediate, Cluster::kill] {
+        // Its process is one of those that are killed.
+        let mut open = connect(&url).await;
+        raw_sql("begin; insert into kept values (1)")
+            .execute(&mut open)
+            .await
+            .unwrap();
+        crash(&mut primary).unwrap();
+        primary.start_again().unwrap();
+        let rows = raw_sql("select * from kept")
+            .fetch_all(&mut connect(&url).await)
+            .await
+            .unwrap();
+        assert!(rows.is_empty(), "what was not committed is not there");
+    }
 
     let standby = primary.standby().unwrap();
     assert!(in_recovery(&standby.url("postgres")).await);

@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::Account;
+use super::children::{children, is_gone, kill};
 
 const POLL: Duration = Duration::from_millis(20);
 const START_POLLS: u32 = 3_000;
@@ -175,6 +176,31 @@ impl Cluster {
     /// Where it does not end in time.
     pub fn stop_immediate(&mut self) -> io::Result<()> {
         self.stop(Signal::QUIT)
+    }
+
+    /// `kill -9` of the postmaster and of every process that it has started, as the kernel does when memory runs out.
+    /// Blocks until they are gone.
+    ///
+    /// # Errors
+    /// Where one does not end in time.
+    pub fn kill(&mut self) -> io::Result<()> {
+        let Some(mut server) = self.server.take() else {
+            return Ok(());
+        };
+        // What it starts meanwhile ends by itself when it misses its parent.
+        let children = children(server.id())?;
+        server.kill()?;
+        server.wait()?;
+        children.iter().try_for_each(|&child| kill(child))?;
+        for _ in 0..STOP_POLLS {
+            if children.iter().all(|&child| is_gone(child)) {
+                return Ok(());
+            }
+            thread::sleep(POLL);
+        }
+        Err(io::Error::other(
+            "a process of postgres was killed and is still there",
+        ))
     }
 
     /// Stops the server in order (`fast`): transactions are rolled back, connections closed.
