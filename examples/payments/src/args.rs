@@ -10,14 +10,17 @@ use crate::run::Plan;
 
 pub(crate) const USAGE: &str = "\
 payments [--seconds N] [--clients N] [--form FORM]... [--database URL] [--no-crashes]
-    Runs a payment service in its three forms (naive, layer, same-transaction), one
-    after the other, with clients that repeat what is not answered; kills its parts at
-    random moments, the database too; and prints the balance of the books.
+    Runs a payment service in its five forms (naive, lock, memory, layer,
+    same-transaction), one after the other, with clients that repeat what is not
+    answered; kills its parts at random moments, the database too; and prints the
+    balance of the books.
     Exits with 1 unless the form same-transaction balances to zero difference.
-    --seconds   load for each form [10]     --clients   at the same time [16]
-    --database  a Postgres that is not killed [a throw-away one that is]
+    --seconds   load for each form [5]      --clients   at the same time [16]
+    --database  a Postgres that is not killed, where schemas payments_… stay behind
+                [a throw-away one that is killed, and deleted in the end]
 
-The parts, which it starts by itself:
+What it does by itself, in parts:
+payments tables --form FORM --database URL      prints the URL for the others
 payments service --form FORM --listen ADDR --ledger ADDR --database URL
 payments ledger --listen ADDR --database URL
 payments relay --ledger ADDR --database URL
@@ -28,6 +31,10 @@ payments relay --ledger ADDR --database URL
 pub(crate) enum Task {
     Help,
     Run(Vec<Form>, Plan),
+    Tables {
+        form: Form,
+        database: String,
+    },
     Service {
         form: Form,
         listen: SocketAddr,
@@ -89,7 +96,7 @@ impl Given {
                 self.forms
             };
             let plan = Plan {
-                load: Duration::from_secs(self.seconds.unwrap_or(10)),
+                load: Duration::from_secs(self.seconds.unwrap_or(5)),
                 clients: self.clients.unwrap_or(16).max(1),
                 crashes: !self.no_crashes,
                 database: self.database,
@@ -102,6 +109,10 @@ impl Given {
         let ledger = self.ledger.ok_or_else(|| missing("--ledger"));
         let form = self.forms.first().copied().ok_or_else(|| missing("--form"));
         Ok(match part.as_str() {
+            "tables" => Task::Tables {
+                form: form?,
+                database,
+            },
             "service" => Task::Service {
                 form: form?,
                 listen: listen?,
@@ -116,7 +127,7 @@ impl Given {
                 ledger: ledger?,
                 database,
             },
-            _ => return Err(format!("{part:?} is none of service, ledger, relay").into()),
+            _ => return Err(format!("{part:?} is none of tables, service, ledger, relay").into()),
         })
     }
 }

@@ -1,4 +1,5 @@
-//! Clients as they are: each operation has a key, and is repeated with it until something definite is said.
+//! Clients as they are: each operation has a key, and is repeated with it until something definite is said. Now and then
+//! a request comes twice at once, or once more after it was answered: somebody clicks again, a load balancer repeats.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,18 +9,22 @@ use std::time::Duration;
 use hyper::StatusCode;
 use serde_json::Value;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use uuid::Uuid;
 
+use crate::chance::one_in;
 use crate::http;
 use crate::service::{Charge, Receipt};
 
 /// Shorter than what a busy service sometimes takes: it is the client that gives up, and the charge that happens.
 const PATIENCE: Duration = Duration::from_millis(400);
 const PAUSE: Duration = Duration::from_millis(20);
+/// One request in so many is sent to both instances at once, and one operation in so many once more after its answer.
+const TWICE: u8 = 8;
 /// Accounts are few, so that events have neighbours with the same key.
 const ACCOUNTS: usize = 20;
 
-/// What a client was told in the end.
+/// What a client was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Told {
     /// It paid, and this is the payment.
@@ -35,23 +40,23 @@ pub(crate) enum Told {
 pub(crate) struct Operation {
     /// Its key.
     pub(crate) key: String,
-    /// How it ended.
-    pub(crate) told: Told,
+    /// What was definite of what it was told, in the order of its coming. Never empty.
+    pub(crate) told: Vec<Told>,
 }
 
 /// Runs clients until `stop`, and then until each has its answer.
 pub(crate) async fn run(
     count: usize,
-    services: Vec<SocketAddr>,
+    services: [SocketAddr; 2],
     stop: Arc<AtomicBool>,
 ) -> Vec<Operation> {
     let mut clients = JoinSet::new();
     for number in 0..count {
-        let (services, stop) = (services.clone(), Arc::clone(&stop));
+        let stop = Arc::clone(&stop);
         clients.spawn(async move {
             let mut operations = Vec::new();
             while !stop.load(Ordering::Relaxed) {
-                operations.push(charge(&services, number + operations.len()).await);
+                operations.push(operation(services, number + operations.len()).await);
             }
             operations
         });
@@ -59,28 +64,75 @@ pub(crate) async fn run(
     clients.join_all().await.concat()
 }
 
-async fn charge(services: &[SocketAddr], number: usize) -> Operation {
-    let key = Uuid::new_v4().to_string();
-    let charge = Charge {
-        account: format!("account-{}", number % ACCOUNTS),
-        amount: 1_200,
-    };
-    let body = serde_json::to_vec(&charge).expect("strings and numbers are JSON");
-    for attempt in number.. {
-        // As behind a load balancer: the next try comes to another instance.
-        let service = services[attempt % services.len()];
-        match http::post(service, "/charges", Some(&key), body.clone(), PATIENCE).await {
-            Ok((status, answer)) => {
-                if let Some(told) = definite(status, &answer) {
-                    return Operation { key, told };
-                }
-            }
-            // Killed, restarting, or too slow: the reason to repeat.
-            Err(error) => tracing::debug!(%error, key, "no answer"),
-        }
-        tokio::time::sleep(PAUSE).await;
+async fn operation(services: [SocketAddr; 2], number: usize) -> Operation {
+    let client = Client::new(services, number);
+    let mut told = client.until_told().await;
+    if one_in(TWICE) {
+        told.extend(client.until_told().await);
     }
-    unreachable!("a client repeats for as long as it takes")
+    Operation {
+        key: client.key,
+        told,
+    }
+}
+
+/// A request, and where it may be sent.
+struct Client {
+    services: [SocketAddr; 2],
+    key: String,
+    body: Vec<u8>,
+    number: usize,
+}
+
+impl Client {
+    fn new(services: [SocketAddr; 2], number: usize) -> Self {
+        let charge = Charge {
+            account: format!("account-{}", number % ACCOUNTS),
+            amount: 1_200,
+        };
+        Self {
+            services,
+            key: Uuid::new_v4().to_string(),
+            body: serde_json::to_vec(&charge).expect("strings and numbers are JSON"),
+            number,
+        }
+    }
+
+    /// Repeats the request for as long as it takes.
+    async fn until_told(&self) -> Vec<Told> {
+        for attempt in self.number.. {
+            let told = self.attempt(attempt).await;
+            if !told.is_empty() {
+                return told;
+            }
+            sleep(PAUSE).await;
+        }
+        unreachable!("attempts do not come to an end")
+    }
+
+    async fn attempt(&self, number: usize) -> Vec<Told> {
+        // As behind a load balancer: the next try comes to another instance.
+        let [one, other] = [number, number + 1].map(|number| self.services[number % 2]);
+        if one_in(TWICE) {
+            let (one, other) = tokio::join!(self.ask(one), self.ask(other));
+            one.into_iter().chain(other).collect()
+        } else {
+            self.ask(one).await.into_iter().collect()
+        }
+    }
+
+    /// What one request was told for good, if anything.
+    async fn ask(&self, service: SocketAddr) -> Option<Told> {
+        let (key, body) = (Some(&*self.key), self.body.clone());
+        match http::post(service, "/charges", key, body, PATIENCE).await {
+            Ok((status, answer)) => definite(status, &answer),
+            // Killed, restarting, or too slow: the reason to repeat.
+            Err(error) => {
+                tracing::debug!(%error, key, "no answer");
+                None
+            }
+        }
+    }
 }
 
 /// What an answer says for good; `None` where the client is to try again.

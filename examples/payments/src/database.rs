@@ -6,7 +6,7 @@ use onlyonce_axum::TransactionalLayer;
 use onlyonce_outbox::inbox;
 use onlyonce_test::postgres::{Cluster, Options, find_bin_dirs};
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{PgPool, raw_sql};
+use sqlx::{Connection, PgConnection, PgPool, raw_sql};
 
 use crate::form::Form;
 
@@ -46,6 +46,9 @@ pub(crate) async fn prepare(url: &str, form: Form, run: &str) -> Result<String, 
     let schema = format!("payments_{}_{run}", form.name().replace('-', "_"));
     let separator = if url.contains('?') { '&' } else { '?' };
     let there = format!("{url}{separator}options=-csearch_path%3D{schema}");
+    // A pool would try for half a minute, and then only say that it is over.
+    let connected = PgConnection::connect(&there).await;
+    connected.map_err(|error| format!("the database cannot be used: {error}"))?;
     let pool = connect(&there)?;
     let made = format!("create schema {schema}; {TABLES}");
     raw_sql(sqlx::AssertSqlSafe(made)).execute(&pool).await?;

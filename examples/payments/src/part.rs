@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Stdio;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
 /// A process of this program, or one that was killed and can be started again.
@@ -46,6 +47,34 @@ impl Part {
             .kill_on_drop(true);
         self.process = Some(command.spawn()?);
         Ok(())
+    }
+
+    /// Its name: the first word of its command line.
+    pub(crate) fn name(&self) -> &str {
+        self.args.first().map_or("", String::as_str)
+    }
+
+    /// `kill -STOP`: it freezes between two instructions.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub(crate) fn freeze(&self) -> io::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// `kill -CONT`, frozen or not.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub(crate) fn thaw(&self) -> io::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        let id = self.process.as_ref().and_then(Child::id);
+        let pid = id.and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        // Without one it has ended.
+        pid.map_or(Ok(()), |pid| Ok(kill_process(pid, signal)?))
     }
 
     /// `kill -9`.

@@ -33,30 +33,30 @@ pub(crate) struct Plan {
     pub(crate) database: Option<String>,
 }
 
-/// Runs one form and draws up its balance.
+/// Runs one form and draws up its balance. The database that is thrown away is there, in order, before and after.
 ///
 /// # Errors
 /// Where something fails that nobody killed.
-pub(crate) async fn run(form: Form, plan: &Plan) -> Result<(Balance, Crashes), Box<dyn Error>> {
-    let cluster = match plan.database {
-        Some(_) => None,
-        None => Some(database::throw_away()?),
-    };
+pub(crate) async fn run(
+    form: Form,
+    plan: &Plan,
+    throw_away: &mut Option<Cluster>,
+) -> Result<(Balance, Crashes), Box<dyn Error>> {
+    let cluster = throw_away.as_ref();
     let given = plan
         .database
         .clone()
-        .or_else(|| cluster.as_ref().map(|cluster| cluster.url("postgres")));
+        .or_else(|| cluster.map(|cluster| cluster.url("postgres")));
     let run = std::process::id().to_string();
     let url = database::prepare(&given.ok_or("no database")?, form, &run).await?;
     let services = [free_address()?, free_address()?];
-    let mut system = start(form, &url, &services, cluster)?;
+    let mut system = System {
+        parts: start(form, &url, &services)?,
+        database: throw_away.as_mut(),
+    };
     let pool = database::connect(&url)?;
     let stop = Arc::new(AtomicBool::new(false));
-    let clients = tokio::spawn(clients::run(
-        plan.clients,
-        services.to_vec(),
-        Arc::clone(&stop),
-    ));
+    let clients = tokio::spawn(clients::run(plan.clients, services, Arc::clone(&stop)));
     let mut crashes = Crashes::default();
     if plan.crashes {
         // Ends in the midst of a crash, or of a recovery: as it comes.
@@ -80,12 +80,7 @@ pub(crate) async fn run(form: Form, plan: &Plan) -> Result<(Balance, Crashes), B
     Ok((balance, crashes))
 }
 
-fn start(
-    form: Form,
-    url: &str,
-    services: &[SocketAddr],
-    database: Option<Cluster>,
-) -> Result<System, Box<dyn Error>> {
+fn start(form: Form, url: &str, services: &[SocketAddr]) -> Result<Vec<Part>, Box<dyn Error>> {
     let ledger = free_address()?.to_string();
     let part = |args: &[&str]| {
         Part::start(
@@ -112,7 +107,7 @@ fn start(
         parts.push(part(&["relay", "--ledger", &ledger])?);
         parts.push(part(&["relay", "--ledger", &ledger])?);
     }
-    Ok(System { parts, database })
+    Ok(parts)
 }
 
 /// Waits until every event was delivered.

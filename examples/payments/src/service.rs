@@ -2,16 +2,19 @@
 
 use std::error::Error;
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use onlyonce::store::MemoryStore;
+use onlyonce_sqlx::PostgresStore;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
+mod locked;
 mod naive;
 mod same_transaction;
 
+use crate::chance::millis;
 use crate::database;
 use crate::form::Form;
 
@@ -53,18 +56,26 @@ pub(crate) async fn serve(
     let pool = database::connect(url)?;
     let app = match form {
         Form::Naive => naive::app(pool, ledger),
-        Form::Layer => naive::guarded(pool, ledger, url)?,
+        Form::Lock => locked::behind(naive::app(pool, ledger), database::connect(url)?),
+        Form::Memory => naive::guarded(naive::app(pool, ledger), MemoryStore::default()),
+        Form::Layer => {
+            let store = PostgresStore::open(url.parse()?);
+            naive::guarded(naive::app(pool, ledger), store)
+        }
         Form::SameTransaction => same_transaction::app(pool),
     };
     Ok(axum::serve(TcpListener::bind(listen).await?, app).await?)
 }
 
+/// The key of a request, for the books alone; in the lock, for the lock.
+fn key_of(headers: &HeaderMap) -> &str {
+    let key = headers.get("Idempotency-Key");
+    key.and_then(|key| key.to_str().ok()).unwrap_or_default()
+}
+
 /// The work that every form does. A card network takes its time, and so there is time to be killed in.
 async fn card_network() {
-    let mut random = [0];
-    // Without a random source it takes the same time each time.
-    let millis = getrandom::fill(&mut random).map_or(20, |()| u64::from(random[0] % 40));
-    tokio::time::sleep(Duration::from_millis(millis)).await;
+    tokio::time::sleep(millis(0, 40)).await;
 }
 
 /// Anything that fails is a 500, and the client may try again.

@@ -1,9 +1,10 @@
 //! The service as it is often written: it charges, and then tells the ledger. And the same behind the plain layer,
 //! which has no part in the transaction.
 //!
-//! What goes wrong: a client whose answer was lost charges again (the layer ends that). And between the commit and
-//! the ledger's answer the service can be killed: then the books are wrong, and nothing says so. No layer can
-//! help there; the event would have to be in the transaction.
+//! What goes wrong: a client whose answer was lost charges again. The layer ends that, if its records outlive the
+//! process and are the same for all instances: in a process's own memory they are neither. And between the commit and the
+//! ledger's answer the service can be killed: then the books are wrong, and nothing says so. No layer can help there; the
+//! event would have to be in the transaction.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,11 +14,11 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
+use onlyonce::store::Store;
 use onlyonce::{IdempotencyLayer, Policy};
-use onlyonce_sqlx::PostgresStore;
 use sqlx::PgPool;
 
-use super::{Charge, Charged, Failed, Receipt, card_network};
+use super::{Charge, Charged, Failed, Receipt, card_network, key_of};
 use crate::http;
 
 #[derive(Clone)]
@@ -32,17 +33,11 @@ pub(super) fn app(pool: PgPool, ledger: SocketAddr) -> Router {
         .with_state(Parts { pool, ledger })
 }
 
-pub(super) fn guarded(
-    pool: PgPool,
-    ledger: SocketAddr,
-    url: &str,
-) -> Result<Router, Box<dyn std::error::Error>> {
-    let layer = IdempotencyLayer::new(PostgresStore::open(url.parse()?)).with_policy(
-        Policy::default()
-            .require_key()
-            .with_deadline(Duration::from_secs(2)),
-    );
-    Ok(app(pool, ledger).layer(layer))
+pub(super) fn guarded(app: Router, store: impl Store) -> Router {
+    let policy = Policy::default()
+        .require_key()
+        .with_deadline(Duration::from_secs(2));
+    app.layer(IdempotencyLayer::new(store).with_policy(policy))
 }
 
 async fn charge(
@@ -50,13 +45,10 @@ async fn charge(
     headers: HeaderMap,
     Json(charge): Json<Charge>,
 ) -> Result<(StatusCode, Json<Receipt>), Failed> {
-    let key = headers
-        .get("Idempotency-Key")
-        .map_or("", |key| key.to_str().unwrap_or(""));
     let id: i64 = sqlx::query_scalar(
         "insert into payments (key, account, amount) values ($1, $2, $3) returning id",
     )
-    .bind(key)
+    .bind(key_of(&headers))
     .bind(&charge.account)
     .bind(charge.amount)
     .fetch_one(&parts.pool)

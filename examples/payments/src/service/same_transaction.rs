@@ -12,7 +12,7 @@ use onlyonce_axum::{IdempotentTx, TransactionalLayer};
 use onlyonce_outbox::Event;
 use sqlx::PgPool;
 
-use super::{Charge, Charged, Failed, Receipt, card_network};
+use super::{Charge, Charged, Failed, Receipt, card_network, key_of};
 
 pub(super) fn app(pool: PgPool) -> Router {
     let policy = Policy::default()
@@ -29,13 +29,10 @@ async fn charge(
     headers: HeaderMap,
     Json(charge): Json<Charge>,
 ) -> Result<(StatusCode, Json<Receipt>), Failed> {
-    let key = headers
-        .get("Idempotency-Key")
-        .map_or("", |key| key.to_str().unwrap_or(""));
     let id: i64 = sqlx::query_scalar(
         "insert into payments (key, account, amount) values ($1, $2, $3) returning id",
     )
-    .bind(key)
+    .bind(key_of(&headers))
     .bind(&charge.account)
     .bind(charge.amount)
     .fetch_one(&mut *tx)
