@@ -256,7 +256,7 @@ impl RelayOptions {
     }
 
     /// Whether something is wrong, and what.
-    fn sizes(&self) -> [(bool, String); 9] {
+    fn sizes(&self) -> [(bool, String); 11] {
         let is_zero = |name: &str, zero: bool| (zero, format!("{name} must not be zero"));
         let is_no_range = |name: &str, from: Duration, to: Duration| {
             let wrong = from > to || from.is_zero();
@@ -269,6 +269,8 @@ impl RelayOptions {
             is_zero("page", self.page == 0),
             is_zero("window", self.window == 0),
             is_zero("waiting_max", self.waiting_max == 0),
+            is_zero("persist: events", self.persist_events == 0),
+            is_zero("persist: every", self.persist_every.is_zero()),
             is_no_range("poll", self.poll_least, self.poll_most),
             is_no_range("retry", self.retry.base, self.retry.cap),
             is_no_range("breaker", self.breaker.base, self.breaker.cap),
@@ -332,6 +334,8 @@ mod tests {
             (options().page(0), "page"),
             (options().window(0), "window"),
             (options().waiting_max(0), "waiting_max"),
+            (options().persist(0, SECOND), "events"),
+            (options().persist(1, Duration::ZERO), "every"),
             (options().poll(SECOND, SECOND / 2), "poll"),
             (options().poll(Duration::ZERO, SECOND), "poll"),
             (options().retry(2 * SECOND, SECOND), "retry"),

@@ -97,6 +97,14 @@ fn each_contradiction_names_its_key() {
             "o.toml:5: relay.dedupe-window: tries go on for 86400s",
         ),
         (
+            "poll-max = '5ms'",
+            "o.toml:5: relay.poll-max: poll: 10ms to 5ms is no range",
+        ),
+        (
+            "breaker-base = '1m'",
+            "relay.breaker-max: breaker: 60s to 30s is no range",
+        ),
+        (
             "max-age = '8d'",
             "relay.dedupe-window: tries go on for 691200s and receivers know repetitions for 604800s only",
         ),
@@ -113,6 +121,7 @@ fn each_contradiction_names_its_key() {
     for line in [
         "",
         "lease = '8s'",
+        "poll-max = '5s'\nbreaker-max = '1h'\npersist-events = 1\nin-memory-max = 1",
         "retention = '0s'",
         "dedupe-window = '25h'",
         "dedupe-window = '0s'\nmax-age = '8d'",

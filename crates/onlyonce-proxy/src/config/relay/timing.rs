@@ -24,6 +24,22 @@ pub struct Timing {
     pub concurrency: u32,
     /// How many events are read at a time.
     pub page: u32,
+    /// How many events are in memory at the most, but for the last page.
+    pub in_memory_max: u32,
+    /// How many events may wait behind one of their key that fails.
+    pub waiting_max: u32,
+    /// How long after something came the database is looked at again.
+    pub poll_base: Duration,
+    /// How long at the most while nothing comes.
+    pub poll_max: Duration,
+    /// After so many deliveries the database is told how far the sink is.
+    pub persist_events: u32,
+    /// After so long at the latest.
+    pub persist_every: Duration,
+    /// How long nothing is sent after the sink failed as a whole.
+    pub breaker_base: Duration,
+    /// How long at the most, when it fails again and again.
+    pub breaker_max: Duration,
     /// The wait after a first failure; by the kind of sink where unset.
     pub retry_base: Option<Duration>,
     /// The longest wait between two tries; by the kind of sink where unset.
@@ -50,6 +66,14 @@ impl Timing {
             publish_timeout: section.above_zero("publish-timeout", Duration::from_secs(5)),
             concurrency: section.above_zero("concurrency", 8),
             page: section.above_zero("page", 1_000),
+            in_memory_max: section.above_zero("in-memory-max", 10_000),
+            waiting_max: section.above_zero("waiting-max", 10_000),
+            poll_base: section.above_zero("poll-base", Duration::from_millis(10)),
+            poll_max: section.above_zero("poll-max", Duration::from_millis(250)),
+            persist_events: section.above_zero("persist-events", 1_000),
+            persist_every: section.above_zero("persist-every", Duration::from_secs(1)),
+            breaker_base: section.above_zero("breaker-base", Duration::from_millis(100)),
+            breaker_max: section.above_zero("breaker-max", Duration::from_secs(30)),
             retry_base: section.optional("retry-base"),
             retry_max: section.optional("retry-max"),
             max_age: section.above_zero("max-age", Duration::from_secs(24 * 3_600)),
@@ -68,6 +92,11 @@ impl Timing {
             .publish_timeout(self.publish_timeout)
             .concurrency(in_memory(self.concurrency))
             .page(self.page)
+            .window(in_memory(self.in_memory_max))
+            .waiting_max(self.waiting_max)
+            .poll(self.poll_base, self.poll_max)
+            .persist(in_memory(self.persist_events), self.persist_every)
+            .breaker(self.breaker_base, self.breaker_max)
             .retry(base, max)
             .max_age(self.max_age)
             .on_dead(self.on_dead)
@@ -112,6 +141,14 @@ impl Timing {
                 alone()
                     .lease(self.lease)
                     .publish_timeout(self.publish_timeout),
+            ),
+            (
+                "relay.poll-max",
+                alone().poll(self.poll_base, self.poll_max),
+            ),
+            (
+                "relay.breaker-max",
+                alone().breaker(self.breaker_base, self.breaker_max),
             ),
             ("relay.retry-max", alone().retry(base, max)),
             (
