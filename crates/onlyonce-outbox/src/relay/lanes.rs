@@ -22,7 +22,8 @@ pub(super) enum Origin {
     Parked,
 }
 
-type Key = (String, String);
+/// A topic and a key in it.
+pub(super) type Key = (String, String);
 
 /// All lanes. The first of each is ready or under way; the others wait.
 #[derive(Debug, Default)]
@@ -91,6 +92,11 @@ impl Lanes {
         lane
     }
 
+    /// Whether another event of its key is in memory.
+    pub(super) fn has_more(&self, envelope: &Envelope) -> bool {
+        key(envelope).is_some_and(|key| self.waiting.contains_key(&key))
+    }
+
     pub(super) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
@@ -111,7 +117,7 @@ impl Lanes {
     }
 }
 
-fn key(envelope: &Envelope) -> Option<Key> {
+pub(super) fn key(envelope: &Envelope) -> Option<Key> {
     let key = envelope.key.clone()?;
     Some((envelope.topic.clone(), key))
 }
@@ -153,6 +159,7 @@ mod tests {
         let taken = lanes.take(10);
         assert_eq!(numbers(&taken), [2]);
         assert_eq!(lanes.len(), 2);
+        assert!(lanes.has_more(&taken[0].envelope));
         let behind = lanes.close(&taken[0].envelope);
         assert_eq!(numbers(&Vec::from(behind)), [3]);
         assert_eq!(lanes.len(), 0);

@@ -14,7 +14,7 @@ use sqlx::postgres::PgRow;
 use super::lanes::Item;
 use super::lease::{Identity, Lease, bound, millis};
 use super::options::OnDead;
-use super::poll::envelope;
+use super::poll::{PAGE_BYTES, envelope};
 use crate::connector::Session;
 use crate::envelope::Envelope;
 use crate::error::Error;
@@ -41,6 +41,8 @@ pub(super) struct Outcomes {
     pub(super) delivered: Vec<Item>,
     /// Parked events that failed again.
     pub(super) failed_again: Vec<(Item, Failure)>,
+    /// The numbers of parked events that were claimed to follow one that has failed, and were not sent.
+    pub(super) unsent: Vec<i64>,
 }
 
 impl Outcomes {
@@ -49,6 +51,7 @@ impl Outcomes {
             && self.behind.is_empty()
             && self.delivered.is_empty()
             && self.failed_again.is_empty()
+            && self.unsent.is_empty()
     }
 }
 
@@ -122,6 +125,10 @@ const FAILED_AGAIN: &str = "update onlyonce_outbox_parked p set \
      from unnest($2::int8[], $3::bool[], $4::float8[], $5::text[]) as f (id, dead, wait, error) \
      where p.sink = $1 and p.id = f.id and p.state = 0 returning p.state";
 
+/// Their tries were counted when they were claimed.
+const UNSENT: &str = "update onlyonce_outbox_parked set attempts = greatest(attempts - 1, 0) \
+     where sink = $1 and id = any($2::int8[]) and state < 2";
+
 /// The first of each of these keys, where it waits, is due.
 pub(crate) const PROMOTE: &str = "with first as materialized ( \
          select q.id from (select distinct k.topic, k.key from unnest($2::text[], $3::text[]) as k (topic, key)) as k \
@@ -157,11 +164,13 @@ pub(super) async fn write(
         .filter(|(_, failure)| failure.dead)
         .count();
     delivered(session, me, &outcomes.delivered).await?;
+    // What failed now may have become the first of its key by what was delivered just before it.
+    promote(session, me, outcomes.delivered.iter()).await?;
     written.dead += failed_again(session, me, &outcomes.failed_again, dead_state, rules).await?;
+    unsent(session, me, &outcomes.unsent).await?;
     written.no_room = wait(session, me, &outcomes.behind, rules.waiting_max).await?;
-    let left = outcomes.delivered.iter();
-    let left = left.chain(outcomes.failed_again.iter().map(|(item, _)| item));
-    promote(session, me, left).await?;
+    let again = outcomes.failed_again.iter().map(|(item, _)| item);
+    promote(session, me, again).await?;
     session.commit().await?;
     Ok(Some(written))
 }
@@ -281,6 +290,14 @@ async fn failed_again(
     Ok(dead.count())
 }
 
+async fn unsent(session: &mut Session, me: &Identity, ids: &[i64]) -> Result<(), Error> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let query = sqlx::query(UNSENT).bind(&me.sink).bind(ids);
+    session.fetch_within(query).await.map(drop)
+}
+
 async fn promote<'e>(
     session: &mut Session,
     me: &Identity,
@@ -332,7 +349,50 @@ pub(super) async fn claim(
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
         .bind(millis(busy))
         .bind(under_way);
-    let rows = session.fetch(query).await?;
+    claimed(&session.fetch(query).await?)
+}
+
+/// What waits behind a first one, as far as it goes: all of it in the order of the numbers, so that each key gets
+/// the beginning of its queue. It stays in state 1, and so is nobody else's.
+const FOLLOW: &str = "with mine as ( \
+         select shard from onlyonce_outbox_cursor \
+         where sink = $1 and owner = $2 and (shard, epoch) in (select * from unnest($3::int2[], $4::int8[])) \
+     ), waiting as materialized ( \
+         select q.id, q.length from unnest($5::text[], $6::text[], $7::int8[]) as k (topic, key, head) \
+         cross join lateral (select p.id, octet_length(p.payload) as length from onlyonce_outbox_parked p \
+             where p.sink = $1 and p.topic = k.topic and p.key = k.key and p.id > k.head and p.state = 1 \
+                 and p.shard in (select shard from mine) order by p.id limit $8) as q \
+     ), next as materialized ( \
+         select id, sum(length) over (order by id) as bytes from waiting order by id limit $9 \
+     ) update onlyonce_outbox_parked p set attempts = p.attempts + 1 \
+     from next where p.sink = $1 and p.id = next.id and next.bytes <= $10 and p.state = 1 \
+     returning p.id, p.shard, p.event_id, p.topic, p.key, p.kind, p.content_type, p.headers::text as headers, \
+         p.payload, (extract(epoch from p.created_at) * 1000000)::int8 as micros, p.attempts";
+
+/// So many events of a key follow its first one at the most.
+const FOLLOWERS: i64 = 100;
+
+/// Claims what waits behind these first events of their keys, up to so many events. Each try is counted now;
+/// [`Outcomes::unsent`] takes that back.
+pub(super) async fn follow(
+    session: &mut Session,
+    me: &Identity,
+    leases: &[Lease],
+    first: &[&Envelope],
+    limit: usize,
+) -> Result<Vec<Envelope>, Error> {
+    let query = bound(FOLLOW, me, leases)
+        .bind(each(first, |envelope| envelope.topic.as_str()))
+        .bind(each(first, |envelope| envelope.key.as_deref()))
+        .bind(each(first, |envelope| envelope.sequence))
+        .bind(FOLLOWERS)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .bind(PAGE_BYTES);
+    claimed(&session.fetch(query).await?)
+}
+
+/// In the order of the numbers, each with the number of its try.
+fn claimed(rows: &[PgRow]) -> Result<Vec<Envelope>, Error> {
     let claimed = |row: &PgRow| {
         let attempts: i32 = row.try_get("attempts")?;
         envelope(row, attempts.unsigned_abs())

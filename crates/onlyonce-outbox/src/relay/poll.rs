@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::sql;
 
 /// A page ends before this many bytes of payloads, but for one event.
-const PAGE_BYTES: i64 = 8 << 20;
+pub(super) const PAGE_BYTES: i64 = 8 << 20;
 
 /// Where the sequence is. Not a matter of snapshots.
 pub(crate) const SEQUENCE: &str = "select case when is_called then last_value else last_value - 1 end from onlyonce_outbox_sequence";

@@ -8,6 +8,7 @@
 mod read;
 mod settle;
 
+use std::collections::HashSet;
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use super::age::Age;
 use super::breaker::{Allowance, Breaker};
 use super::flights::Flights;
 use super::holdings::Holdings;
-use super::lanes::{Item, Lanes};
+use super::lanes::{Item, Key, Lanes};
 use super::lease::{self, Identity};
 use super::options::RelayOptions;
 use super::pace::Pace;
@@ -91,6 +92,11 @@ pub(super) struct Shift<'c, S> {
     pace: Pace,
     /// Events for which there is no room behind their key's first: their shards are not read on.
     no_room: Vec<Item>,
+    /// Parked events that were delivered, while others of their keys are under way: told together, by then.
+    delivered: Vec<Item>,
+    tell_delivered_at: Option<Instant>,
+    /// Keys whose parked events go: what waits behind their first one follows it at once.
+    flowing: HashSet<Key>,
     pages: u64,
     /// Where the sequence was, at the last look.
     sequence: i64,
@@ -123,6 +129,9 @@ impl<'c, S: Sink> Shift<'c, S> {
             memory,
             pace: Pace::new(options.poll_least, options.poll_most),
             no_room: Vec::new(),
+            delivered: Vec::new(),
+            tell_delivered_at: None,
+            flowing: HashSet::new(),
             pages: 0,
             sequence,
             floor: 0,
@@ -200,6 +209,10 @@ impl<'c, S: Sink> Shift<'c, S> {
             }
         }
         self.dispatch();
+        let delivered_at = self.tell_delivered_at;
+        if delivered_at.is_some_and(|at| at <= Instant::now()) && !self.tell_delivered().await? {
+            return Ok(false);
+        }
         let tell_at = self.holdings.tell_at(&self.context.options);
         if tell_at.is_some_and(|at| at <= Instant::now()) && !self.tell().await? {
             return Ok(false);
@@ -207,6 +220,9 @@ impl<'c, S: Sink> Shift<'c, S> {
         let to_give = self.holdings.to_give(|shard| self.lanes.has_parked(shard));
         if to_give.is_empty() {
             return Ok(true);
+        }
+        if !self.tell_delivered().await? {
+            return Ok(false);
         }
         let me = &self.context.me;
         let ours = self
@@ -290,6 +306,8 @@ impl<'c, S: Sink> Shift<'c, S> {
 
     /// The last words: how far it came, and that others may go on.
     async fn finish(&mut self) -> Result<End, Error> {
+        // Where a shard was lost, its new owner delivers them again.
+        self.tell_delivered().await?;
         let me = &self.context.me;
         let all = self.holdings.leases();
         self.holdings.give_back(&mut self.session, me, &all).await?;
@@ -302,6 +320,7 @@ impl<'c, S: Sink> Shift<'c, S> {
         let mut next = self.renew_at;
         let tell_at = self.holdings.tell_at(&self.context.options);
         next = next.min(tell_at.unwrap_or(next));
+        next = next.min(self.tell_delivered_at.unwrap_or(next));
         if let Some(stop_by) = self.stop_by {
             // Afterwards only what is under way is waited for.
             let waits = stop_by > Instant::now();

@@ -3,6 +3,7 @@
 mod anything;
 mod append;
 mod dice;
+mod drain;
 mod faults;
 mod fixture;
 mod handover;

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::Instant;
 
 use super::Shift;
+use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::relay::breaker::Allowance;
-use crate::relay::lanes::{Item, Origin};
+use crate::relay::lanes::{self, Item, Origin};
 use crate::relay::lease::Lease;
 use crate::relay::pace::Found;
 use crate::relay::park::{self, Outcomes};
@@ -108,14 +109,28 @@ impl<S: Sink> Shift<'_, S> {
         if leases.is_empty() || !self.has_room() {
             return Ok(());
         }
-        let under_way = self.lanes.parked();
+        let mut under_way = self.lanes.parked();
+        under_way.extend(self.delivered.iter().map(|item| item.envelope.sequence));
         let busy = self.busy();
         let me = &self.context.me;
         let due = park::claim(&mut self.session, me, &leases, under_way, limit, busy).await?;
-        if due.len() == limit {
+        let all = due.len() < limit;
+        if !all {
             self.retry_at = Instant::now();
         }
-        for envelope in due {
+        let room = options.window.saturating_sub(self.lanes.len() + due.len());
+        let first: Vec<_> = due.iter().filter(|first| self.flows(first)).collect();
+        let followers = match self.memory.breaker.allows(Instant::now()) {
+            Allowance::All if !first.is_empty() && room > 0 => {
+                park::follow(&mut self.session, me, &leases, &first, room).await?
+            }
+            _ => Vec::new(),
+        };
+        if all {
+            // Those of other keys are not due, or are no more.
+            self.flowing.clear();
+        }
+        for envelope in due.into_iter().chain(followers) {
             let shard = i16::try_from(envelope.shard).unwrap_or(-1);
             if let Some(held) = self.holdings.get_mut(shard) {
                 let lease: Lease = held.lease;
@@ -127,5 +142,10 @@ impl<S: Sink> Shift<'_, S> {
             }
         }
         Ok(())
+    }
+
+    /// Whether an event of its key, that was parked too, was just delivered.
+    fn flows(&self, envelope: &Envelope) -> bool {
+        lanes::key(envelope).is_some_and(|key| self.flowing.contains(&key))
     }
 }

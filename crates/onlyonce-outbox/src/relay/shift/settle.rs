@@ -3,12 +3,13 @@
 use std::error::Error as StdError;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::Shift;
 use crate::error::Error;
 use crate::relay::flights::Landed;
-use crate::relay::lanes::{Item, Origin};
+use crate::relay::lanes::{self, Item, Origin};
 use crate::relay::options::OnDead;
 use crate::relay::park::{self, Failure, Outcomes, Rules};
 use crate::sink::{Sink, SinkError};
@@ -27,7 +28,21 @@ impl<S: Sink> Shift<'_, S> {
             self.context.counters.publishing.add_time(batch.took);
             self.judge(batch, &mut outcomes);
         }
+        let many = self.delivered.len() >= self.context.options.persist_events;
+        if many || !outcomes.is_empty() {
+            outcomes.delivered.append(&mut self.delivered);
+        }
         self.write(outcomes).await
+    }
+
+    /// Tells of the parked events that were delivered. `false` where a shard was lost.
+    pub(super) async fn tell_delivered(&mut self) -> Result<bool, Error> {
+        let delivered = std::mem::take(&mut self.delivered);
+        self.write(Outcomes {
+            delivered,
+            ..Outcomes::default()
+        })
+        .await
     }
 
     fn judge(&mut self, batch: Landed, outcomes: &mut Outcomes) {
@@ -82,16 +97,23 @@ impl<S: Sink> Shift<'_, S> {
         self.lanes.put_back(back);
     }
 
-    fn delivered(&mut self, item: Item, outcomes: &mut Outcomes) {
+    fn delivered(&mut self, mut item: Item, outcomes: &mut Outcomes) {
         self.lanes.finish(&item.envelope);
-        match item.origin {
-            Origin::Page(page) => self.holdings.finish(item.lease, page),
-            Origin::Parked => {
-                // The next of its key is due now.
-                self.retry_at = Instant::now();
-                outcomes.delivered.push(item);
-            }
+        if let Origin::Page(page) = item.origin {
+            self.holdings.finish(item.lease, page);
+            return;
         }
+        self.flowing.extend(lanes::key(&item.envelope));
+        if !self.lanes.has_more(&item.envelope) {
+            outcomes.delivered.push(item);
+            return;
+        }
+        // Those that follow are told of together with it: not each by itself.
+        item.envelope.payload = Bytes::new();
+        self.delivered.push(item);
+        let options = &self.context.options;
+        let at = Instant::now() + options.persist_every.min(options.renew_every());
+        self.tell_delivered_at.get_or_insert(at);
     }
 
     fn failed(&mut self, item: Item, error: SinkError, outcomes: &mut Outcomes) {
@@ -122,10 +144,15 @@ impl<S: Sink> Shift<'_, S> {
         } else {
             let behind = self.lanes.close(&item.envelope);
             // What is parked already stays where it is.
-            let new = behind
+            let (parked, new): (Vec<_>, Vec<_>) = behind
                 .into_iter()
-                .filter(|item| item.origin != Origin::Parked);
+                .partition(|item| item.origin == Origin::Parked);
             outcomes.behind.extend(new);
+            let unsent = parked.iter().map(|item| item.envelope.sequence);
+            outcomes.unsent.extend(unsent);
+            if let Some(key) = lanes::key(&item.envelope) {
+                self.flowing.remove(&key);
+            }
         }
         match item.origin {
             Origin::Page(_) => outcomes.failed.push((item, failure)),
@@ -135,6 +162,9 @@ impl<S: Sink> Shift<'_, S> {
 
     /// Writes down what became of events; what was in a page is done with. `false` where a shard was lost.
     pub(super) async fn write(&mut self, outcomes: Outcomes) -> Result<bool, Error> {
+        if self.delivered.is_empty() {
+            self.tell_delivered_at = None;
+        }
         if outcomes.is_empty() {
             return Ok(true);
         }
@@ -153,6 +183,10 @@ impl<S: Sink> Shift<'_, S> {
         let counters = &self.context.counters;
         counters.dead.add(written.dead);
         counters.parked.add(outcomes.failed.len());
+        if !outcomes.delivered.is_empty() {
+            // The next of their keys are due now.
+            self.retry_at = Instant::now();
+        }
         for (item, _) in outcomes.failed {
             self.parked(&item);
         }
