@@ -2,6 +2,7 @@
 
 mod anything;
 mod append;
+mod debezium;
 mod dice;
 mod drain;
 mod faults;
