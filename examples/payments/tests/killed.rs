@@ -113,13 +113,12 @@ async fn a_retry_after_the_charge_charges_again_behind_a_lock_and_with_memory() 
     let bin = find_bin_dirs().into_iter().next();
     let bin = bin.expect("a Postgres is installed");
     let cluster = Options::default().fsync(false).start(&bin).unwrap();
-    for (form, status, charges) in [
-        ("naive", 201, 2),
-        ("lock", 201, 2),
-        ("memory", 201, 2),
-        // Nobody knows, and nothing is charged: first it is in progress, and at the end of its lease unknown.
-        ("layer", 409, 1),
-        ("same-transaction", 201, 1),
+    for (form, charges) in [
+        ("naive", 2),
+        ("lock", 2),
+        ("memory", 2),
+        ("layer", 1),
+        ("same-transaction", 1),
     ] {
         let mut site = Site::of(form, &cluster).await;
         let (mut service, addr) = site.service().await;
@@ -131,8 +130,10 @@ async fn a_retry_after_the_charge_charges_again_behind_a_lock_and_with_memory() 
 
         let (_service, addr) = site.service().await;
         let again = retry(addr).await;
-        assert_eq!(again.status, status, "{form}: {}", again.text());
         assert_eq!(site.charges().await, charges, "{form}");
-        assert_eq!(again.is_replay(), form == "same-transaction", "{form}");
+        let answered = again.status == 201 && again.is_replay() == (charges == 1);
+        // The layer says that nobody knows, unless the answer was recorded just before the end.
+        let unknown = form == "layer" && again.status == 409;
+        assert!(answered || unknown, "{form}: {again:?}");
     }
 }
