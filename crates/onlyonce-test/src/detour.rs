@@ -2,7 +2,8 @@
 //!
 //! [`PgFault`](crate::fault::PgFault) knows what it carries; this one carries bytes. While it is held, what
 //! the server says stays on the way: not a server that is down, which everybody notices, but an answer
-//! that was true when it was given and arrives long after.
+//! that was true when it was given and arrives long after. And answers can be [lost](Detour::lose): the server has
+//! done what it was asked, and nobody hears of it.
 //!
 //! ```no_run
 //! # async fn test(redis: std::net::SocketAddr) {
@@ -16,6 +17,8 @@
 //! ```
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -23,14 +26,22 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::event::Gate;
+use crate::event::{Counter, Gate};
 
 /// A relay to one server. It ends, with its connections, when it is dropped.
 #[derive(Debug)]
 pub struct Detour {
     addr: SocketAddr,
     gate: watch::Sender<Gate>,
+    losses: Losses,
     accepting: AbortHandle,
+}
+
+/// Answers that are to be lost, and those that were.
+#[derive(Debug, Clone, Default)]
+struct Losses {
+    due: Arc<AtomicUsize>,
+    lost: Counter,
 }
 
 impl Detour {
@@ -47,10 +58,13 @@ impl Detour {
         let open = Gate::default();
         open.open();
         let gate = watch::Sender::new(open);
-        let accepting = tokio::spawn(accept(listener, server, gate.subscribe())).abort_handle();
+        let losses = Losses::default();
+        let accepting = accept(listener, server, gate.subscribe(), losses.clone());
+        let accepting = tokio::spawn(accepting).abort_handle();
         Self {
             addr,
             gate,
+            losses,
             accepting,
         }
     }
@@ -67,6 +81,16 @@ impl Detour {
         self.gate.send_replace(gate.clone());
         gate
     }
+
+    /// The next answer of the server, on whichever connection, ends here, and its connection with it.
+    pub fn lose(&self) {
+        self.losses.due.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many answers were lost.
+    pub fn lost(&self) -> usize {
+        self.losses.lost.get()
+    }
 }
 
 impl Drop for Detour {
@@ -75,10 +99,26 @@ impl Drop for Detour {
     }
 }
 
-async fn accept(listener: TcpListener, server: SocketAddr, gate: watch::Receiver<Gate>) {
+impl Losses {
+    /// Whether this one is to be lost.
+    fn take(&self) -> bool {
+        let less = |due: usize| due.checked_sub(1);
+        let taken = self
+            .due
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        taken.is_ok()
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    server: SocketAddr,
+    gate: watch::Receiver<Gate>,
+    losses: Losses,
+) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
-        let gate = gate.clone();
+        let (gate, losses) = (gate.clone(), losses.clone());
         connections.spawn(async move {
             let Ok(server) = TcpStream::connect(server).await else {
                 return; // and the client's connection ends, as it would without us
@@ -87,17 +127,26 @@ async fn accept(listener: TcpListener, server: SocketAddr, gate: watch::Receiver
             let (from_server, mut to_server) = server.into_split();
             tokio::select! {
                 _ = copy(&mut from_client, &mut to_server) => {}
-                () = answers(from_server, to_client, gate) => {}
+                () = answers(from_server, to_client, gate, losses) => {}
             }
         });
     }
 }
 
-async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, gate: watch::Receiver<Gate>) {
+async fn answers(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    gate: watch::Receiver<Gate>,
+    losses: Losses,
+) {
     let mut piece = vec![0; 64 << 10];
     while let Ok(length @ 1..) = from.read(&mut piece).await {
         let gate = gate.borrow().clone();
         gate.pass().await;
+        if losses.take() {
+            losses.lost.add();
+            return;
+        }
         if to.write_all(&piece[..length]).await.is_err() {
             return;
         }
@@ -137,5 +186,25 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(&said, b"on");
+    }
+
+    #[tokio::test]
+    async fn a_lost_answer_ends_its_connection_and_no_other() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let detour = Detour::to(server.local_addr().unwrap()).await;
+        detour.lose();
+        for said in [&b""[..], b"at"] {
+            let mut client = TcpStream::connect(detour.addr()).await.unwrap();
+            let (mut accepted, _) = server.accept().await.unwrap();
+            accepted.write_all(b"at").await.unwrap();
+            if !said.is_empty() {
+                accepted.shutdown().await.unwrap();
+            }
+            let mut heard = Vec::new();
+            let end = client.read_to_end(&mut heard);
+            within("the end", end).await.unwrap();
+            assert_eq!(heard, said);
+        }
+        assert_eq!(detour.lost(), 1);
     }
 }

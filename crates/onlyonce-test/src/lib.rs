@@ -10,6 +10,7 @@ pub mod client;
 pub mod conformance;
 mod daemon;
 pub mod detour;
+pub mod dice;
 pub mod event;
 pub mod fault;
 pub mod http1;

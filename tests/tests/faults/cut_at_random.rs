@@ -4,12 +4,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use onlyonce_test::dice::{Dice, duration};
 use onlyonce_test::event::Gate;
 use onlyonce_test::fault::{Action, PgFault, Rule};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::load::{Dice, Load, assert_consistent, duration, number_charges};
+use crate::load::{Load, assert_consistent, number_charges};
 use crate::setup::Setup;
 
 /// Successes without which the load was none.
@@ -40,7 +41,7 @@ async fn random_cuts(parameters: &str) {
     let load = Load::start(6, &addresses.subscribe());
 
     let mut late = VecDeque::new();
-    let (end, mut faults) = (Instant::now() + duration(), 0);
+    let (end, mut faults) = (Instant::now() + duration(7), 0);
     let mut rules = Vec::new();
     // A machine that has much else to do gets more time, or this would prove nothing.
     let is_enough = |now: Instant, told| now >= end && (told > TOLD_MIN || now >= end + PATIENCE);

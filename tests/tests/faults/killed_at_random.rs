@@ -1,9 +1,10 @@
 //! `kill -9` at random moments, again and again, while clients charge and retry.
 
+use onlyonce_test::dice::{Dice, duration};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::load::{Dice, Load, assert_consistent, duration, number_charges};
+use crate::load::{Load, assert_consistent, number_charges};
 use crate::setup::{Setup, on_each_store};
 
 on_each_store!(killed_at_random_moments_under_load);
@@ -20,7 +21,7 @@ async fn killed_at_random_moments_under_load(setup: Setup) {
     let addresses = watch::Sender::new(proxies.iter().map(|proxy| proxy.addr()).collect());
     let load = Load::start(6, &addresses.subscribe());
 
-    let (end, mut kills) = (Instant::now() + duration(), 0);
+    let (end, mut kills) = (Instant::now() + duration(7), 0);
     while Instant::now() < end {
         let pause = std::time::Duration::from_millis(dice.below(400));
         tokio::time::sleep(pause).await;

@@ -214,35 +214,3 @@ async fn assert_settled(addr: SocketAddr, charge: Charge) {
         ),
     }
 }
-
-/// A number that can be had again: a failing run prints it, `ONLYONCE_TEST_SEED` repeats it.
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) fn seeded() -> Self {
-        use std::hash::{BuildHasher, RandomState};
-        let given = std::env::var("ONLYONCE_TEST_SEED").ok();
-        let given = given.map(|seed| seed.parse().expect("ONLYONCE_TEST_SEED is a number"));
-        let seed = given.unwrap_or_else(|| RandomState::new().hash_one("seed"));
-        println!("ONLYONCE_TEST_SEED={seed}");
-        Self(seed)
-    }
-
-    /// Below `limit`. (SplitMix64: good enough to choose moments, and four lines.)
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
-}
-
-/// How long tests with random moments go on: `ONLYONCE_TEST_SECONDS`, for longer runs at night. (nextest
-/// ends a test after 150 s: more than a minute wants `cargo test`.)
-pub(crate) fn duration() -> Duration {
-    let given = std::env::var("ONLYONCE_TEST_SECONDS").ok();
-    let seconds = given.map_or(7, |seconds| {
-        seconds.parse().expect("ONLYONCE_TEST_SECONDS is a number")
-    });
-    Duration::from_secs(seconds)
-}

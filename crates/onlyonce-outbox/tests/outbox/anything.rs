@@ -12,6 +12,7 @@ use onlyonce_outbox::status::status;
 use onlyonce_outbox::{
     Ack, Connector, Envelope, Error, Event, Relay, RelayOptions, Sink, SinkError, append,
 };
+use onlyonce_test::dice::Dice;
 use onlyonce_test::event::within;
 use onlyonce_test::postgres::{Cluster, Database, Options, find_bin_dirs};
 use sqlx::postgres::PgConnection;
@@ -19,7 +20,6 @@ use sqlx::{AssertSqlSafe, Row, raw_sql};
 use tokio::task::{JoinHandle, JoinSet};
 use uuid::Uuid;
 
-use crate::dice::Dice;
 use crate::fixture::{Postgres, run, value};
 
 const WRITERS: usize = 8;

@@ -3,7 +3,6 @@
 mod anything;
 mod append;
 mod debezium;
-mod dice;
 mod drain;
 mod faults;
 mod fixture;
