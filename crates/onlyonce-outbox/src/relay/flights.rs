@@ -1,14 +1,21 @@
 //! Batches that are under way to the sink, each in a task of its own and bounded in time.
 //!
+//! A process that was frozen wakes with its time long over, and with answers at hand that would let it send what
+//! is left of a batch: the shards may be another's by then. So a batch whose time is over gets no turn any more,
+//! whereas `timeout` alone asks its future once more before it looks at the clock.
+//!
 //! A sink that panics, answers late, or answers with another number of results than there were messages has
 //! taken nothing.
 
 use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::lanes::{Item, Origin};
 use super::lease::Lease;
@@ -47,7 +54,7 @@ impl Flights {
             .unzip();
         let batch: Arc<Vec<Envelope>> = Arc::new(envelopes);
         let (sink, sent) = (Arc::clone(sink), Arc::clone(&batch));
-        let publish = async move { timeout(limit, sink.publish(&sent)).await.ok() };
+        let publish = async move { in_time(limit, sink.publish(&sent)).await };
         let task = self.tasks.spawn(publish);
         let flight = Flight {
             batch,
@@ -116,7 +123,50 @@ impl Flights {
     }
 }
 
+/// Not polled once the time is over, nor is what comes of it then of use to anybody.
+async fn in_time<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    let end = Instant::now() + limit;
+    let mut future = pin!(future);
+    let until_then = poll_fn(|context| {
+        if Instant::now() >= end {
+            // The timer ends it.
+            return Poll::Pending;
+        }
+        future.as_mut().poll(context)
+    });
+    timeout_at(end, until_then).await.ok()
+}
+
 fn failed(count: usize, reason: &'static str) -> Results {
     let each = || Err(SinkError::retryable(reason));
     std::iter::repeat_with(each).take(count).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// As in a process that is frozen in between: the answer and the end of its time are there at once.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_late_gets_no_turn_any_more() {
+        for (frozen, outcome) in [(900, Some(())), (1_100, None)] {
+            let (answer, answered) = oneshot::channel();
+            let (sent, next) = oneshot::channel();
+            let publish = async {
+                answered.await.expect("an answer");
+                sent.send(()).expect("the test waits");
+            };
+            let publish = in_time(Duration::from_secs(1), publish);
+            let meanwhile = async {
+                answer.send(()).expect("it is awaited");
+                tokio::time::advance(Duration::from_millis(frozen)).await;
+            };
+            // In this order: it waits, and then both happen to it.
+            let (published, ()) = tokio::join!(publish, meanwhile);
+            assert_eq!(published, outcome);
+            assert_eq!(next.await.ok(), outcome, "whether it sent the next one");
+        }
+    }
 }
