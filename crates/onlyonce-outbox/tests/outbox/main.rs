@@ -7,6 +7,7 @@ mod drain;
 mod faults;
 mod fixture;
 mod handover;
+mod held;
 mod late;
 mod operator;
 mod owners;

@@ -1,4 +1,4 @@
-//! Days that go, snapshots that are held, databases that were restored.
+//! Days that go, databases that were restored.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -114,62 +114,6 @@ async fn a_long_reader_delays_the_sweep_and_nobody_else() {
     run(&mut reader, "commit").await;
     let dropped = sweep(&mut connection, DAY).await.unwrap();
     assert_eq!(dropped, ["public.onlyonce_outbox_event_20200203"]);
-}
-
-const READ: &str = "select coalesce(sum(idx_tup_read), 0)::int8 from pg_stat_user_indexes \
-     where relname like 'onlyonce_outbox_event_%'";
-const SCANS: &str = "select coalesce(sum(idx_scan), 0)::int8 from pg_stat_user_indexes \
-     where relname like 'onlyonce_outbox_event_%' and indexrelname like '%xid%'";
-const SEQUENTIAL: &str = "select coalesce(sum(seq_tup_read), 0)::int8 from pg_stat_user_tables \
-     where relname like 'onlyonce_outbox_event_%'";
-
-/// 2 000 events are done; a snapshot of before them, and a transaction that has an id since before them, stay
-/// open. A look at the table reads none of the 2 000.
-#[tokio::test]
-async fn a_held_snapshot_makes_no_look_read_more() {
-    let postgres = Postgres::fresh().await;
-    let mut connection = postgres.connect().await;
-    let (mut reader, mut writer) = (postgres.connect().await, postgres.connect().await);
-    run(
-        &mut reader,
-        "begin isolation level repeatable read; select count(*) from onlyonce_outbox_event",
-    )
-    .await;
-    run(&mut writer, "begin; select pg_current_xact_id()").await;
-    let sink = Memory::new("sink");
-    let relay = Running::start(&postgres, &sink, quick().retention(None));
-    for number in 0..20 {
-        let events: Vec<_> = (0..100).map(|key| payment(key, number)).collect();
-        commit(&mut connection, &events).await;
-    }
-    within("all events", sink.reached(2_000)).await;
-    relay.stop().await;
-
-    let next = Running::start(&postgres, &sink, quick().retention(None));
-    while next.monitor.stats().polls < 5 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let mut admin = postgres.database.connect().await;
-    // Numbers of other sessions arrive within seconds.
-    let more = |than: i64, by: i64| format!("select ({SCANS}) >= {than} + {by}");
-    let scans: i64 = value(&mut admin, SCANS).await;
-    eventually(&mut admin, "the first looks to be counted", &more(scans, 1)).await;
-    let (scans, read): (i64, i64) = (
-        value(&mut admin, SCANS).await,
-        value(&mut admin, READ).await,
-    );
-    let sequential: i64 = value(&mut admin, SEQUENTIAL).await;
-    eventually(&mut admin, "many looks to be counted", &more(scans, 400)).await;
-    let read = value::<i64>(&mut admin, READ).await - read;
-    assert!(read < 50, "{read} entries were read where nothing is new");
-    assert_eq!(value::<i64>(&mut admin, SEQUENTIAL).await, sequential);
-    // Both are still open, and what is new flows.
-    commit(&mut connection, &[payment(1, 99)]).await;
-    within("a new event", sink.reached(2_001)).await;
-    run(&mut writer, "commit").await;
-    run(&mut reader, "commit").await;
-    next.stop().await;
-    assert_eq!(sink.taken().len(), 2_001);
 }
 
 /// Cursors from a future that this server has not reached: everything comes again, and then as ever.
