@@ -14,3 +14,6 @@ mod f26_frozen;
 mod f26_redis;
 mod f26_relays;
 mod f26_sink_down;
+mod f27_migrations;
+mod f27_versions;
+mod pooled;

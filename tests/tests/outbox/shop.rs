@@ -47,7 +47,7 @@ impl Shop {
     async fn migrated(self) -> Self {
         let output = self.migrate().output().await;
         assert!(output.status.success(), "{output:?}");
-        run(&mut self.database.connect().await, TALLY).await;
+        number(&mut self.database.connect().await).await;
         self
     }
 
@@ -127,4 +127,9 @@ impl Shop {
         })
         .await;
     }
+}
+
+/// Makes the table by which writers number their events.
+pub(crate) async fn number(connection: &mut PgConnection) {
+    run(connection, TALLY).await;
 }
