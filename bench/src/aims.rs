@@ -1,5 +1,6 @@
 //! What was to be reached, and whether it was.
 
+use crate::down;
 use crate::layer;
 use crate::relay;
 use crate::results::{Results, Sample, Spread, count};
@@ -41,7 +42,7 @@ use crate::subject::Subject::*;
 use crate::turns::{PGBENCH_P50, PRELOADED};
 
 /// The aims, as issues 3 and 4 set them.
-pub(crate) const AIMS: [Aim; 14] = [
+pub(crate) const AIMS: [Aim; 15] = [
     Aim {
         text: "pass-through / nginx, 64 connections",
         bound: AtLeast(1.0),
@@ -111,6 +112,11 @@ pub(crate) const AIMS: [Aim; 14] = [
         text: "events a second from the outbox to Redis Streams",
         bound: AtLeast(20_000.0),
         measure: Named("relay", relay::RATE),
+    },
+    Aim {
+        text: "deliveries for each arrival while the backlog of a sink that was away drains",
+        bound: AtLeast(2.0),
+        measure: Named("sink-down", down::RATIO),
     },
 ];
 

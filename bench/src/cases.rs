@@ -37,12 +37,14 @@ pub(crate) enum Beside {
     Latency,
     /// How fast a relay drains a backlog.
     Relay,
+    /// How fast it catches up once its sink is back.
+    SinkDown,
 }
 
 const ALL: &[u32] = &[1, 16, 64, 256, 1024];
 
 /// All cases, in the order of the page.
-pub(crate) const CASES: [Case; 13] = [
+pub(crate) const CASES: [Case; 14] = [
     Case {
         name: "pass-through",
         title: "Requests that are not guarded",
@@ -129,6 +131,15 @@ pub(crate) const CASES: [Case; 13] = [
         connections: &[],
         judged_at: &[],
         beside: Beside::Latency,
+        smoke: true,
+    },
+    Case {
+        name: "sink-down",
+        title: "A sink that was away: how a relay catches up while events go on arriving",
+        subjects: &[],
+        connections: &[],
+        judged_at: &[],
+        beside: Beside::SinkDown,
         smoke: true,
     },
     Case {

@@ -14,6 +14,7 @@ mod aims;
 mod args;
 mod cases;
 mod cpu;
+mod down;
 mod held;
 mod latency;
 mod layer;

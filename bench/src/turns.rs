@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::Failure;
 use crate::cases::{Beside, Case};
+use crate::down;
 use crate::held;
 use crate::latency;
 use crate::layer;
@@ -81,6 +82,7 @@ impl Case {
             Beside::Memory => memory::measure(servers, effort).await,
             Beside::Layer => layer::measure().await,
             Beside::Latency => latency::measure(servers, effort).await,
+            Beside::SinkDown => down::measure(servers, effort).await,
             Beside::HeldSnapshot => held::measure(servers, effort).await,
             Beside::Relay => relay::measure(servers, effort).await,
             Beside::Nothing | Beside::TwoCommits | Beside::RecordSize | Beside::Sweep => {
