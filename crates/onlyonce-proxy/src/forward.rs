@@ -67,7 +67,7 @@ pub use self::settings::{ForwardSettings, HostPolicy, InvalidUpstream, Upstream}
 pub use self::tls::TlsError;
 pub(crate) use self::tls::client_config;
 
-use self::body::Source;
+use self::body::{Drive, Source};
 use self::connection::{Connection, SendError};
 use self::dial::Dialer;
 use self::failure::{Asked, Failure};
@@ -322,18 +322,16 @@ impl Inner {
             connection,
             pool: Arc::clone(&self.pool),
             keep: received.keep,
+            idle_max: self.settings.idle_timeout,
         };
-        let source = match limits.is_upload_over() {
-            true => Some(source),
+        let drive = match limits.is_upload_over() {
+            true => Drive::Body(source),
             // A client may well read nothing before it has sent all.
-            false => {
-                source.drive_apart();
-                None
-            }
+            false => Drive::Apart(source.drive_apart()),
         };
         let body = ForwardBody::streamed(
             incoming,
-            source,
+            drive,
             self.settings.idle_timeout,
             limits.end,
             received.hop_by_hop,

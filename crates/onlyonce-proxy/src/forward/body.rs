@@ -1,5 +1,6 @@
 //! The body of a response on its way to the client.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use http::HeaderName;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap, TRANSFER_ENCODING};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::connection::{Connection, unheard};
@@ -31,6 +33,8 @@ struct Streamed {
     incoming: Incoming,
     /// None once the body has ended, or where somebody else drives the connection.
     source: Option<Source>,
+    /// Dropped when the body is over, where a task of its own drives the connection.
+    apart: Option<oneshot::Sender<Infallible>>,
     /// What it broke off with, if that was not told yet.
     broken: Option<hyper::Error>,
     idle_max: Duration,
@@ -46,6 +50,16 @@ pub(crate) struct Source {
     pub(crate) connection: Connection,
     pub(crate) pool: Arc<Pool>,
     pub(crate) keep: Duration,
+    /// How long an upload may stand still once the response is over.
+    pub(crate) idle_max: Duration,
+}
+
+/// Who drives the connection that a body arrives on.
+pub(crate) enum Drive {
+    /// The body itself.
+    Body(Source),
+    /// A task of its own, which is told when the body is over.
+    Apart(oneshot::Sender<Infallible>),
 }
 
 /// Why a response's body did not end cleanly.
@@ -63,11 +77,15 @@ pub enum ForwardBodyError {
 impl ForwardBody {
     pub(crate) fn streamed(
         incoming: Incoming,
-        source: Option<Source>,
+        drive: Drive,
         idle_max: Duration,
         end: Option<Instant>,
         hop_by_hop: Vec<HeaderName>,
     ) -> Self {
+        let (source, apart) = match drive {
+            Drive::Body(source) => (Some(source), None),
+            Drive::Apart(apart) => (None, Some(apart)),
+        };
         if incoming.is_end_stream() {
             if let Some(source) = source {
                 source.give_back();
@@ -77,6 +95,7 @@ impl ForwardBody {
         Self(Kind::Upstream(Box::new(Streamed {
             incoming,
             source,
+            apart,
             broken: None,
             idle_max,
             end,
@@ -196,6 +215,7 @@ impl Streamed {
     }
 
     fn give_back(&mut self) {
+        self.apart = None;
         if let Some(source) = self.source.take() {
             source.give_back();
         }
@@ -227,17 +247,21 @@ impl Source {
                 self.connection.hush();
                 self.pool.check_in(self.connection, self.keep);
             }
-            false => self.drive_apart(),
+            false => drop(self.drive_apart()),
         }
     }
 
-    /// Drives the connection until the exchange is over on both sides, and then gives it back.
-    pub(crate) fn drive_apart(mut self) {
+    /// Drives the connection until the exchange is over on both sides, and then gives it back. What is returned is to
+    /// be dropped when the response is over: from then on an upload that stands still is waited for no longer than a
+    /// response would be.
+    pub(crate) fn drive_apart(mut self) -> oneshot::Sender<Infallible> {
+        let (response, over) = oneshot::channel();
         tokio::spawn(async move {
-            if self.connection.becomes_ready().await {
+            if self.connection.becomes_ready(over, self.idle_max).await {
                 self.pool.check_in(self.connection, self.keep);
             }
         });
+        response
     }
 }
 

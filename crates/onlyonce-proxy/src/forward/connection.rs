@@ -12,6 +12,7 @@
 //! nothing. So we ask them with a waker that wakes nobody, for only driving fills them; and what hyper
 //! waits with is a [`Bell`] of the connection's own, that rings for nobody while we hand something over.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::mem;
@@ -24,6 +25,7 @@ use futures_util::task::AtomicWaker;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
+use tokio::sync::oneshot;
 use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 use tracing::debug;
@@ -127,11 +129,33 @@ impl Connection {
         self.sender.poll_ready(&mut unheard())
     }
 
-    /// Drives until the previous exchange is over on both sides; false if the connection is over instead.
-    pub(crate) async fn becomes_ready(&mut self) -> bool {
+    /// Drives until the previous exchange is over on both sides; false if the connection is over instead, or if nothing
+    /// was written for `idle_max` once the other end of `over` is gone. Until then somebody waits for the response, and
+    /// has a limit for that.
+    pub(crate) async fn becomes_ready(
+        &mut self,
+        mut over: oneshot::Receiver<Infallible>,
+        idle_max: Duration,
+    ) -> bool {
+        let mut last = None;
         poll_fn(|cx| {
             self.drive(cx);
-            self.poll_ready().map(|ready| ready.is_ok())
+            if let Poll::Ready(ready) = self.poll_ready() {
+                return Poll::Ready(ready.is_ok());
+            }
+            if last.is_none() && Pin::new(&mut over).poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let written = self.wire.written();
+            let since = match last {
+                Some((before, since)) if before == written => since,
+                _ => Instant::now(),
+            };
+            last = Some((written, since));
+            self.alarm.poll(since + idle_max, cx).map(|()| {
+                debug!("an upload stood still behind its response");
+                false
+            })
         })
         .await
     }
@@ -257,7 +281,7 @@ mod tests {
     use hyper_util::rt::TokioIo;
     use onlyonce::Deadline;
     use std::io;
-    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
     use super::super::wire::{Arrival, CountedIo, Look};
     use super::*;
@@ -383,6 +407,44 @@ mod tests {
             .send(&mut request, &Limits::guarded(Deadline::after(LONG)))
             .await;
         (sent.unwrap_err(), request)
+    }
+
+    /// The response is here, and the upload is not over. As long as it moves, however slowly, it is waited for.
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_behind_its_response_is_given_up_once_it_stands_still() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let wire = Wire::new(false);
+        let io = CountedIo::new(near, Arc::clone(&wire));
+        let (sender, driver) = http1::handshake(TokioIo::new(io)).await.unwrap();
+        let mut connection = Connection::new(sender, Box::pin(driver), wire);
+        let body = Outgoing::Whole(Bytes::from(vec![b'a'; 4096]));
+        let request = Request::post("/").header("host", "a").body(body).unwrap();
+        let limits = Limits::guarded(Deadline::after(LONG));
+        let request = &mut Some(request);
+        let answering = async {
+            far.read_u8().await.unwrap();
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+            far.write_all(answer).await.unwrap();
+        };
+        let (sent, ()) = tokio::join!(connection.send(request, &limits), answering);
+        drop(sent.unwrap());
+
+        let (response, over) = oneshot::channel();
+        let begun = Instant::now();
+        let becomes_ready = connection.becomes_ready(over, LONG);
+        let reading = async {
+            // The response lasts, and nothing else moves.
+            tokio::time::sleep(LONG * 10).await;
+            drop(response);
+            for _ in 0..10 {
+                tokio::time::sleep(LONG - Duration::from_secs(1)).await;
+                far.read_exact(&mut [0; 64]).await.unwrap();
+            }
+        };
+        let (ready, ()) = tokio::join!(becomes_ready, reading);
+        assert!(!ready);
+        let moved = LONG * 20 - Duration::from_secs(10);
+        assert_eq!(begun.elapsed().as_secs(), (moved + LONG).as_secs());
     }
 
     #[tokio::test]

@@ -26,7 +26,8 @@ pub struct ForwardSettings {
     /// How long the upstream of an unguarded request may be silent after the last piece of the request,
     /// until its response begins. Default: 60 s. Guarded requests have a deadline instead.
     pub first_byte_timeout: Duration,
-    /// How long a response body or a tunnel may pause. Default: 5 min.
+    /// How long a response body or a tunnel may pause, or an upload that goes on behind a whole response.
+    /// Default: 5 min.
     pub idle_timeout: Duration,
     /// From the arrival of an unguarded request to the end of its response. Default: unlimited, because
     /// downloads and event streams may take as long as they like. Tunnels are exempt.

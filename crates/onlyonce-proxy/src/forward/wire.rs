@@ -111,6 +111,11 @@ impl Wire {
         untouched
     }
 
+    /// How many bytes were written.
+    pub(crate) fn written(&self) -> u64 {
+        self.ledger().written
+    }
+
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         // Nothing that holds it can panic half-way through a change.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)

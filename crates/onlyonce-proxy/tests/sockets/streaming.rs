@@ -331,3 +331,31 @@ async fn a_broken_response_is_broken_for_the_client() {
     client.send("GET / HTTP/1.1\r\nHost: s\r\n\r\n").await;
     assert!(!client.response().await.unwrap().is_whole());
 }
+
+/// It has answered, and neither reads the rest of the upload nor ends the connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_nobody_reads_any_more_is_cut_off() {
+    let listener = listen();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let upstream = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_head(&mut stream).await;
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        stream.write_all(answer).await.unwrap();
+        stream
+    });
+    let idle = Duration::from_millis(200);
+    let proxy = Proxy::start_with(&url, |settings| settings.idle_timeout = idle, |_| {}).await;
+    let mut client = connect(proxy.addr).await;
+    let head = format!("PUT / HTTP/1.1\r\nHost: shop\r\nContent-Length: {TOTAL}\r\n\r\n");
+    client.write_all(head.as_bytes()).await.unwrap();
+    assert!(read_head(&mut client).await.starts_with("HTTP/1.1 200 "));
+    let mut body = [0; 2];
+    within("the answer", client.read_exact(&mut body))
+        .await
+        .unwrap();
+    let piece = vec![b'x'; PIECE];
+    let pouring = async { while client.write_all(&piece).await.is_ok() {} };
+    within("the client is cut off", pouring).await;
+    drop(upstream.await.unwrap());
+}
