@@ -13,7 +13,7 @@ pub(super) enum Fault {
     /// SQLite does not say whether it was the file, its log or the log's index.
     #[error("cannot open the file: it and its directory, for the log beside it, must be writable")]
     CannotOpen(#[source] Arc<Error>),
-    /// The limit that was set, not the disk's.
+    /// The limit that was set, not the disk's. Found before anything is written.
     #[error("the file is at its limit of {bytes_max} bytes; raise it, or shorten the retention")]
     Full { bytes_max: u64 },
     #[error("the file holds {0}, which this version cannot read")]

@@ -178,7 +178,7 @@ impl WriterThread {
         let transaction = self.begin()?;
         if batch
             .iter_mut()
-            .try_for_each(|request| request.run(transaction))
+            .try_for_each(|request| Self::run_among_others(request.as_mut(), transaction))
             .is_ok()
         {
             return Ok(());
@@ -200,6 +200,18 @@ impl WriterThread {
             now: self.clock.now(),
             bytes_max: self.bytes_max,
         })
+    }
+
+    /// Runs a request that can undo nothing by itself. One that finds no room has written nothing, and fails alone: a
+    /// store that is full is not to do everything twice.
+    fn run_among_others(request: &mut dyn Waiting, transaction: Batch<'_>) -> Result<(), Fault> {
+        match request.run(transaction) {
+            Err(full @ Fault::Full { .. }) => {
+                request.fail_alone(full);
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 
     /// Runs a request so that it fails alone, if it does. An error is one for all.

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use onlyonce::clock::ManualClock;
 use onlyonce::store::operator::{FREED_REST, Resolution, Resolved};
-use onlyonce::store::{Claim, Claimed, Present, StoreErrorKind};
+use onlyonce::store::{Claim, Claimed, Present, Settled, StoreErrorKind};
 use onlyonce::{Epoch, Timestamp};
-use onlyonce_test::conformance::sample::{claim, rival};
+use onlyonce_test::conformance::sample::{claim, completed, rival};
 use tempfile::TempDir;
 
 use super::*;
 use crate::sqlite::connection;
 use crate::sqlite::row::Record;
-use crate::sqlite::writes::{BeginRest, Claiming, Resolve};
+use crate::sqlite::writes::{BeginRest, Claiming, Resolve, Settle};
 
 type Answer<T> = oneshot::Receiver<Result<T, StoreError>>;
 
@@ -286,6 +286,38 @@ fn all_that_waits_shares_a_transaction() {
     }
     // 600 requests in batches of at most 256: the time was read once in each.
     assert_eq!(clock.0.load(Ordering::SeqCst), 3);
+}
+
+/// A full store settles what it has, and refuses what is new, without doing either twice.
+#[test]
+fn a_full_store_runs_a_batch_once() {
+    let (mut thread, _directory) = open();
+    let owner = claim(1);
+    let (first, _answer) = request(owner.clone());
+    thread.write(vec![first]);
+    thread.bytes_max = Some(1);
+    let clock = Arc::new(Counting::default());
+    thread.clock = Arc::<Counting>::clone(&clock);
+
+    let settle = Settle {
+        claim: owner.clone(),
+        epoch: Epoch::FIRST,
+        settlement: completed("answer"),
+    };
+    let (refused, mut refused_answer) = request(claim(2));
+    let (settle, mut settled) = request(settle);
+    let (known, mut known_answer) = request(rival(&owner));
+    thread.write(vec![refused, settle, known]);
+    let error = refused_answer.try_recv().unwrap().unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Full);
+    assert!(!error.may_have_applied());
+    assert_eq!(settled.try_recv().unwrap().unwrap(), Settled::Done);
+    let told = known_answer.try_recv().unwrap().unwrap();
+    assert!(matches!(
+        told,
+        Claiming::Told(Claimed::Present(Present::Completed(_)))
+    ));
+    assert_eq!(clock.0.load(Ordering::SeqCst), 1, "one transaction");
 }
 
 #[test]
