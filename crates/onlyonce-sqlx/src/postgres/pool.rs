@@ -96,8 +96,9 @@ struct Live {
     born: Instant,
     /// The runtime that it was opened on.
     home: runtime::Id,
-    place: Option<Place>,
     _open: Arc<()>,
+    /// Given up last of all: whoever is told looks whether any connection is left.
+    place: Option<Place>,
 }
 
 /// A connection in use. [`give_back`](Self::give_back) keeps it, [`close`](Self::close) closes it, and
@@ -148,14 +149,14 @@ impl Pool {
                 permit = borrowed.close();
             }
             if let Some(until) = self.shared.crowded_until() {
-                self.shared.wait_for_idle(until).await;
+                let waiting = self.shared.wait_while(Shared::has_open);
+                let _ = timeout_at(until, waiting).await;
                 continue;
             }
             let Some(place) = self.shared.places.take(self.connections_max) else {
-                // All that may be open are: one of them is about to come back, for there was a permit.
-                self.shared
-                    .wait_for_idle(Instant::now() + CROWDED_FOR)
-                    .await;
+                // One is about to come back or to be closed, for there was a permit.
+                let all_taken = |shared: &Shared| shared.places.count() >= self.connections_max;
+                self.shared.wait_while(all_taken).await;
                 continue;
             };
             match self.connect(home, place).await {
@@ -330,13 +331,14 @@ impl Shared {
         }
     }
 
-    /// Returns when there may be an idle connection, or the time is over.
-    async fn wait_for_idle(&self, until: Instant) {
+    /// Returns when a connection came back or was closed, or at once where one is idle, or `vain` no longer holds.
+    async fn wait_while(&self, vain: impl FnOnce(&Self) -> bool) {
         let mut freed = pin!(self.places.freed.notified());
-        // Before looking: what comes back after the look is told to us.
+        // Before looking: what happens after the look is told to us. What happened before it is kept for one of us
+        // only, however much it was.
         freed.as_mut().enable();
-        if self.idle().is_empty() {
-            let _ = timeout_at(until, freed).await;
+        if self.idle().is_empty() && vain(self) {
+            freed.await;
         }
     }
 
@@ -360,5 +362,32 @@ impl Shared {
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         // A push, a pop or a clear is whole or did not happen.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A failover closes several connections at once, and those who are about to wait for one are told once.
+    #[tokio::test(start_paused = true)]
+    async fn all_places_that_became_free_are_found_at_once() {
+        const PLACES: usize = 3;
+        let settings: Settings = "postgres://localhost/none".parse().unwrap();
+        let pool = Pool::new(&settings.with_connections(3));
+        let shared = &pool.shared;
+        let taken: Vec<_> = (0..PLACES)
+            .map(|_| shared.places.take(PLACES).unwrap())
+            .collect();
+        assert!(shared.places.take(PLACES).is_none());
+        drop(taken);
+
+        let begun = Instant::now();
+        for _ in 0..PLACES {
+            let all_taken = |shared: &Shared| shared.places.count() >= PLACES;
+            let waiting = shared.wait_while(all_taken);
+            timeout(Duration::from_secs(60), waiting).await.unwrap();
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 }
