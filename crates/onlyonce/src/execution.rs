@@ -25,7 +25,7 @@ use crate::body::{RequestBody, ResponseBody};
 use crate::budget::Reservation;
 use crate::evidence::Deadline;
 use crate::fingerprint::fingerprint;
-use crate::in_flight::{IN_FLIGHT_HERE, Presence, Twin};
+use crate::in_flight::{IN_FLIGHT_HERE, Presence, Told, Twin};
 use crate::key::IdempotencyKey;
 use crate::policy::{BodyFingerprint, OnDuplicate};
 use crate::problem::{Code, Problem};
@@ -100,6 +100,14 @@ struct Requester {
     /// The key as it was sent, for policies that repeat it.
     key: Option<HeaderValue>,
     line: LogLine,
+}
+
+impl Requester {
+    /// The answer where no claim was made, and nothing executed.
+    fn refused<R, E>(&self, problem: Problem) -> Reply<R, E> {
+        self.line.write(Outcome::StoreUnavailable, problem.status());
+        Reply::Problem(problem)
+    }
 }
 
 impl Execution {
@@ -221,14 +229,14 @@ impl Execution {
     {
         let presence = match self.enter(requester.id).await {
             Ok(presence) => presence,
-            Err(present) => return Reply::Present(present),
+            Err(Told::Present(present)) => return Reply::Present(present),
+            Err(Told::Refused(error)) => {
+                let problem = store_unavailable(&error);
+                return requester.refused(problem);
+            }
         };
         let Ok(slot) = Arc::clone(&self.guard.resources.unsettled).try_acquire_owned() else {
-            let problem = overloaded();
-            requester
-                .line
-                .write(Outcome::StoreUnavailable, problem.status());
-            return Reply::Problem(problem);
+            return requester.refused(overloaded());
         };
         let (reply, answer) = oneshot::channel();
         let now = Instant::now();
@@ -257,24 +265,24 @@ impl Execution {
         })
     }
 
-    /// Enters the request among those in flight here; `Err` where a twin has the record, or has been told whose
-    /// it is.
-    async fn enter(&self, id: RecordId) -> Result<Presence, Present> {
+    /// Enters the request among those in flight here; `Err` where a twin has the record, or has been told why it gets
+    /// none.
+    async fn enter(&self, id: RecordId) -> Result<Presence, Told> {
         match self.guard.resources.in_flight.enter(id) {
             Ok(presence) => Ok(presence),
             Err(twin) => Box::pin(self.enter_after(twin, id)).await,
         }
     }
 
-    async fn enter_after(&self, mut twin: Twin, id: RecordId) -> Result<Presence, Present> {
+    async fn enter_after(&self, mut twin: Twin, id: RecordId) -> Result<Presence, Told> {
         let Resources {
             in_flight, limits, ..
         } = &*self.guard.resources;
         let came = Instant::now();
         let entered = async {
             loop {
-                if let Some(present) = twin.told(came).await {
-                    return Err(present);
+                if let Some(told) = twin.told(came, self.guard.policy.on_unknown).await {
+                    return Err(told);
                 }
                 twin = match in_flight.enter(id) {
                     Ok(presence) => return Ok(presence),
@@ -284,7 +292,7 @@ impl Execution {
         };
         // As long as it would wait for the store itself.
         let entered = timeout(limits.claim_patience, entered).await;
-        entered.unwrap_or(Err(IN_FLIGHT_HERE))
+        entered.unwrap_or(Err(Told::Present(IN_FLIGHT_HERE)))
     }
 
     /// Answers a request that found another's record when it claimed, after waiting for it if the policy says so.

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::cached::CONFIRMED_FOR;
 use crate::record::RecordId;
-use crate::store::Present;
+use crate::store::{OnUnknown, Present, StoreError};
 
 /// Counted from before the store was asked to when the other request came. The same number as for what is kept
 /// of a record, for the argument is the same.
@@ -48,8 +48,17 @@ enum Phase {
     Asking,
     /// The record is its own.
     Owning,
-    /// The store told it of another's, in answer to a question that was asked then.
-    Told(Instant, Present),
+    /// What the store told it, in answer to a question that was asked then.
+    Told(Instant, Told),
+}
+
+/// What a request that gets no record of its own was told, and its twins with it.
+#[derive(Debug, Clone)]
+pub(crate) enum Told {
+    /// Another request has the record.
+    Present(Present),
+    /// The store took no claim.
+    Refused(StoreError),
 }
 
 /// A request that is in flight. Most have no twin, and need nothing that a twin could wait at.
@@ -136,15 +145,9 @@ impl Presence {
         self.enters(Phase::Owning);
     }
 
-    /// Says what the store said of another's record, to those who came meanwhile, and leaves.
-    pub(crate) fn tell(self, asked_at: Instant, present: &Present) {
-        match present {
-            Present::Completed(_) | Present::InFlight { .. } => {
-                self.enters(Phase::Told(asked_at, present.clone()));
-            }
-            // One of them may be allowed to execute it again, which is for the store to decide.
-            Present::Unknown { .. } => {}
-        }
+    /// Says what the store said, to those who came meanwhile, and leaves.
+    pub(crate) fn tell(self, asked_at: Instant, told: Told) {
+        self.enters(Phase::Told(asked_at, told));
     }
 
     fn enters(&self, phase: Phase) {
@@ -166,16 +169,22 @@ pub(crate) struct Twin(watch::Receiver<Phase>);
 
 impl Twin {
     /// Waits until it is known whose the record is. `None` where that has to be asked anew: the twin is gone
-    /// without a word, or asked too long before `came`.
-    pub(crate) async fn told(mut self, came: Instant) -> Option<Present> {
+    /// without a word, or asked too long before `came`; or the outcome is unknown, and whoever asks may be allowed
+    /// to execute it again.
+    pub(crate) async fn told(mut self, came: Instant, on_unknown: OnUnknown) -> Option<Told> {
         let is_over = |phase: &Phase| !matches!(phase, Phase::Asking);
         // A sender that is gone is an end too, after the last that it said.
         let _ = self.0.wait_for(is_over).await;
         match &*self.0.borrow() {
             Phase::Asking => None,
-            Phase::Owning => Some(IN_FLIGHT_HERE),
-            Phase::Told(asked_at, present) => {
-                (came.saturating_duration_since(*asked_at) < SHARED_FOR).then(|| present.clone())
+            Phase::Owning => Some(Told::Present(IN_FLIGHT_HERE)),
+            Phase::Told(_, Told::Present(Present::Unknown { .. }))
+                if on_unknown == OnUnknown::Reexecute =>
+            {
+                None
+            }
+            Phase::Told(asked_at, told) => {
+                (came.saturating_duration_since(*asked_at) < SHARED_FOR).then(|| told.clone())
             }
         }
     }

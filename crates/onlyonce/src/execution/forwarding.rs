@@ -25,7 +25,7 @@ use crate::body::{RequestBody, ResponseBody};
 use crate::budget::Reservation;
 use crate::classify::{Verdict, classify};
 use crate::evidence::{Deadline, Recorded};
-use crate::in_flight::Presence;
+use crate::in_flight::{Presence, Told};
 use crate::policy::OnStoreFailure;
 use crate::problem::{Code, Problem};
 use crate::record::Epoch;
@@ -94,7 +94,7 @@ impl Task {
             Ok(Claimed::Acquired(epoch)) => epoch,
             Ok(Claimed::Present(present)) => {
                 if let Some(presence) = self.presence.take() {
-                    presence.tell(self.claim.asked_at, &present);
+                    presence.tell(self.claim.asked_at, Told::Present(present.clone()));
                 }
                 let _ = answer.send(Reply::Present(present));
                 return;
@@ -124,12 +124,18 @@ impl Task {
     where
         S: Inner<B, R>,
     {
-        drop(self.presence.take());
+        let presence = self.presence.take();
         if not_claimed.may_have_applied {
             self.abandon_in_background();
         }
         if self.guard.policy.on_store_failure == OnStoreFailure::Forward {
+            // Each twin asks for itself: the store may be back.
+            drop(presence);
             return self.forward_unguarded(service, request).await;
+        }
+        if let Some(presence) = presence {
+            let refused = Told::Refused(not_claimed.error.clone());
+            presence.tell(self.claim.asked_at, refused);
         }
         let problem = store_unavailable(&not_claimed.error);
         self.problem(Outcome::StoreUnavailable, problem)

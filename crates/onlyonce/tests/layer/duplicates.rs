@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use onlyonce::Policy;
 use onlyonce::policy::{BodyFingerprint, OnDuplicate};
+use onlyonce::store::OnUnknown;
 use tokio::sync::Semaphore;
 use tower::Layer;
 
@@ -250,6 +251,54 @@ async fn of_duplicates_that_come_together_one_asks_the_store_for_all() {
     assert!(one && two && three);
     // What is shared is the record. Each is compared with it for itself.
     assert_eq!(other, (422, "idempotency-key-reused".into()));
+    assert_eq!((store.calls() - asked, upstream.effects()), (1, 1));
+}
+
+/// A service on a store that counts, with one record of key `k` whose outcome is unknown.
+async fn unknown(policy: Policy) -> (FaultyStore, Upstream, onlyonce::Idempotency<Upstream>) {
+    let upstream = Upstream::new(async |number| {
+        let status = if number == 1 { 502 } else { 201 };
+        with_status(status.try_into().unwrap(), TestBody::whole("receipt"))
+    });
+    let store = FaultyStore::new();
+    let layer = onlyonce::IdempotencyLayer::new(store.clone()).with_policy(policy);
+    let service = layer.layer(upstream.clone());
+    read(send(&service, post("k", "{}")).await).await;
+    (store, upstream, service)
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_duplicates_of_an_unknown_outcome_one_asks_the_store_for_all() {
+    let (store, upstream, service) = unknown(Policy::default()).await;
+    store.claims.lock().unwrap().push_back(Fault::Late(1));
+    let asked = store.calls();
+    let told = async |body| code(send(&service, post("k", body)).await).await;
+    let (one, two, other) = tokio::join!(told("{}"), told("{}"), told("{\"other\":1}"));
+    assert_eq!(one, (409, "outcome-unknown".into()));
+    assert_eq!((&two, &other), (&one, &one));
+    assert_eq!((store.calls() - asked, upstream.effects()), (1, 1));
+}
+
+/// What one may not execute again, its twin may.
+#[tokio::test(start_paused = true)]
+async fn a_twin_that_may_execute_an_unknown_outcome_again_asks_for_itself() {
+    let policy = Policy::default().with_on_unknown(OnUnknown::Reexecute);
+    let (store, upstream, service) = unknown(policy).await;
+    store.claims.lock().unwrap().push_back(Fault::Late(1));
+    let told = async |body| read(send(&service, post("k", body)).await).await.0;
+    let (other, same) = tokio::join!(told("{\"other\":1}"), told("{}"));
+    assert_eq!((other, same, upstream.effects()), (422, 201, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_duplicates_whose_store_is_away_one_asks_it_for_all() {
+    let (store, upstream, service) = completed().await;
+    store.claims.lock().unwrap().push_back(Fault::RefuseLate(1));
+    let asked = store.calls();
+    let told = || async { code(send(&service, post("k", "{}")).await).await };
+    let (one, two, three) = tokio::join!(told(), told(), told());
+    assert_eq!(one, (503, "store-unavailable".into()));
+    assert_eq!((&two, &three), (&one, &one));
     assert_eq!((store.calls() - asked, upstream.effects()), (1, 1));
 }
 

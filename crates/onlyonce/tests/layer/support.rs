@@ -217,6 +217,8 @@ pub fn is_replay(answer: &Answer) -> bool {
 pub enum Fault {
     /// Does nothing and says so.
     Refuse,
+    /// Does nothing, and says so only after so many seconds.
+    RefuseLate(u64),
     /// Does it, and says that it failed.
     LoseReply,
     /// Does nothing, and nobody can tell.
@@ -265,6 +267,10 @@ fn unavailable() -> StoreError {
     StoreError::new(StoreErrorKind::Unavailable, "told to fail")
 }
 
+fn refused() -> StoreError {
+    StoreError::not_applied(StoreErrorKind::Unavailable, "told to refuse")
+}
+
 impl Store for FaultyStore {
     /// Every request gets to the faults.
     fn recall(&self, _: &RecordId) -> Option<Completed> {
@@ -276,10 +282,11 @@ impl Store for FaultyStore {
         let fault = self.claims.lock().unwrap().pop_front();
         match fault {
             None => self.inner.claim(claim).await,
-            Some(Fault::Refuse) => Err(StoreError::not_applied(
-                StoreErrorKind::Unavailable,
-                "told to refuse",
-            )),
+            Some(Fault::Refuse) => Err(refused()),
+            Some(Fault::RefuseLate(seconds)) => {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                Err(refused())
+            }
             Some(Fault::LoseReply) => {
                 self.inner.claim(claim).await?;
                 Err(unavailable())
@@ -304,7 +311,7 @@ impl Store for FaultyStore {
         let fault = self.settlements.lock().unwrap().pop_front();
         let settled = match fault {
             None | Some(Fault::Late(_)) => self.inner.settle(claim, epoch, settlement).await,
-            Some(Fault::Refuse | Fault::LoseCall) => Err(unavailable()),
+            Some(Fault::Refuse | Fault::RefuseLate(_) | Fault::LoseCall) => Err(unavailable()),
             Some(Fault::LoseReply) => {
                 self.inner.settle(claim, epoch, settlement).await?;
                 Err(unavailable())
