@@ -13,6 +13,7 @@ use onlyonce::store::{
     Store, StoreError,
 };
 use onlyonce::{Epoch, RecordId};
+use onlyonce_sqlx::postgres::MigrationLimits;
 use onlyonce_sqlx::{PostgresStore, SqliteOptions, SqliteStore};
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -172,17 +173,17 @@ impl ChosenStore {
     }
 }
 
-/// Creates or updates the tables of a store.
+/// Creates or updates the tables of a store. The limits are those of Postgres; a file has one user at that time.
 ///
 /// # Errors
 /// Where it is away or cannot be used.
-pub async fn migrate(settings: &config::Store) -> Result<(), OpenError> {
+pub async fn migrate(settings: &config::Store, limits: MigrationLimits) -> Result<(), OpenError> {
     match ChosenStore::open(settings)? {
         ChosenStore::Memory(_) => Err(OpenError::Memory),
         // Opening it did so.
         ChosenStore::Sqlite(_) => Ok(()),
         ChosenStore::Postgres(postgres) => postgres
-            .migrate()
+            .migrate_within(limits)
             .await
             .map_err(|source| failed(settings, source)),
     }

@@ -54,6 +54,7 @@ use tokio::time::Instant;
 use self::call::Call;
 use self::group::{Completion, Insertion, Lane, Outcome};
 use self::pool::Pool;
+pub use self::schema::MigrationLimits;
 use self::schema::Schema;
 pub use self::settings::{Settings, SettingsError};
 
@@ -127,7 +128,16 @@ impl PostgresStore {
     /// # Errors
     /// As [`Self::prepare`].
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        call::perform(&self.inner.pool, PATIENT_TIMEOUT, &schema::Migrate).await
+        self.migrate_within(MigrationLimits::default()).await
+    }
+
+    /// As [`Self::migrate`], with other limits than a minute: for tables that take longer.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub async fn migrate_within(&self, limits: MigrationLimits) -> Result<(), StoreError> {
+        let migrate = schema::Migrate(limits);
+        call::perform(&self.inner.pool, limits.whole(), &migrate).await
     }
 
     /// Asks whether this program can use the schema that is there; changes nothing.

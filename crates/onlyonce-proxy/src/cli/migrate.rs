@@ -1,9 +1,13 @@
 //! `onlyonce migrate`.
 
+use std::time::Duration;
+
 use clap::Args;
+use onlyonce_sqlx::postgres::MigrationLimits;
 
 use super::settings::{ConfigArgs, load_outbox, load_store};
 use super::{Failure, print, runtime};
+use crate::config::value::Setting;
 use crate::relay;
 use crate::store;
 
@@ -21,6 +25,12 @@ pub(super) struct Migrate {
     /// With --outbox, where: `postgres://…` [default: the store's, where that is Postgres]
     #[arg(long, value_name = "URL", requires = "outbox")]
     database: Option<String>,
+    /// How long to wait for requests in progress to let go of the tables; later ones wait behind [default: 1m]
+    #[arg(long, value_name = "DURATION", value_parser = limit, conflicts_with = "outbox")]
+    lock_timeout: Option<Duration>,
+    /// How long each step may take, in which nothing can be claimed. What takes longer is undone [default: 1m]
+    #[arg(long, value_name = "DURATION", value_parser = limit, conflicts_with = "outbox")]
+    statement_timeout: Option<Duration>,
 }
 
 impl Migrate {
@@ -32,10 +42,23 @@ impl Migrate {
             format!("the outbox at {}", settings.url)
         } else {
             let settings = load_store(&self.config, store)?;
-            runtime()?.block_on(store::migrate(&settings))?;
+            runtime()?.block_on(store::migrate(&settings, self.limits()))?;
             settings.url.to_string()
         };
         print(&format!("{place} is up to date\n"));
         Ok(())
     }
+
+    fn limits(&self) -> MigrationLimits {
+        let default = MigrationLimits::default();
+        MigrationLimits {
+            lock: self.lock_timeout.unwrap_or(default.lock),
+            statement: self.statement_timeout.unwrap_or(default.statement),
+        }
+    }
+}
+
+fn limit(text: &str) -> Result<Duration, String> {
+    let limit = Duration::parse(text).filter(|limit| !limit.is_zero());
+    limit.ok_or_else(|| format!("not {} above zero", Duration::expected()))
 }

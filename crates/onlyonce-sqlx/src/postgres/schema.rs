@@ -4,6 +4,8 @@
 //! version before go on working while a new one arrives. Each says which is the oldest program that can
 //! still use the schema after it. They run in one transaction, under a lock that lasts as long as it does.
 
+use std::time::Duration;
+
 use onlyonce::store::StoreErrorKind;
 use sqlx::Row;
 
@@ -43,13 +45,50 @@ const MIGRATIONS: [Migration; 3] = [
 /// The newest version that this program knows.
 const KNOWN: i32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 
-/// The number is arbitrary, and ours.
-const BEGIN: &str = "begin isolation level read committed; set local lock_timeout = '60s'; \
-     set local statement_timeout = '60s'; select pg_advisory_xact_lock(6032170923155741025); \
-     create table if not exists onlyonce_schema ( \
-         version        integer     primary key, \
-         min_compatible integer     not null, \
-         applied_at     timestamptz not null default statement_timestamp())";
+/// How long a migration may hold up whoever uses the tables. What takes longer is undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MigrationLimits {
+    /// How long it waits for each table to be let go of. Meanwhile those who come later wait behind it. Default:
+    /// one minute.
+    pub lock: Duration,
+    /// How long each of its statements may take, in which nothing can be claimed. Default: one minute.
+    pub statement: Duration,
+}
+
+impl Default for MigrationLimits {
+    fn default() -> Self {
+        Self {
+            lock: Duration::from_secs(60),
+            statement: Duration::from_secs(60),
+        }
+    }
+}
+
+impl MigrationLimits {
+    /// How long all of it may take: few steps have more than one statement that takes long.
+    pub(super) fn whole(self) -> Duration {
+        self.lock.saturating_add(self.statement).saturating_mul(2)
+    }
+
+    /// The number of the lock is arbitrary, and ours.
+    fn begin(self) -> String {
+        format!(
+            "begin isolation level read committed; set local lock_timeout = {}; \
+             set local statement_timeout = {}; select pg_advisory_xact_lock(6032170923155741025); \
+             create table if not exists onlyonce_schema ( \
+                 version        integer     primary key, \
+                 min_compatible integer     not null, \
+                 applied_at     timestamptz not null default statement_timestamp())",
+            millis(self.lock),
+            millis(self.statement)
+        )
+    }
+}
+
+/// A time-out as Postgres takes it: at most 24 days, and never 0, which is none.
+fn millis(limit: Duration) -> i32 {
+    i32::try_from(limit.as_millis()).unwrap_or(i32::MAX).max(1)
+}
 
 const VERSION: &str = "select coalesce(max(version), 0) as version, \
      coalesce(max(min_compatible), 0) as min_compatible from onlyonce_schema";
@@ -100,14 +139,14 @@ impl Call for Inspect {
 }
 
 /// Applies the migrations that are missing.
-#[derive(Debug)]
-pub(super) struct Migrate;
+#[derive(Debug, Default)]
+pub(super) struct Migrate(pub(super) MigrationLimits);
 
 impl Call for Migrate {
     type Output = ();
 
     async fn run(&self, session: &mut Session<'_>) -> Result<(), Failure> {
-        match apply_missing(session).await {
+        match apply_missing(session, self.0).await {
             Ok(()) => session.run("commit").await?,
             Err(failure) => return Err(session.roll_back(failure).await),
         };
@@ -116,8 +155,8 @@ impl Call for Migrate {
 }
 
 /// Begins a transaction, which the caller ends also where this fails: it may be open by then.
-async fn apply_missing(session: &mut Session<'_>) -> Result<(), Failure> {
-    session.run(BEGIN).await?;
+async fn apply_missing(session: &mut Session<'_>, limits: MigrationLimits) -> Result<(), Failure> {
+    session.run(&limits.begin()).await?;
     let present = version(session).await?;
     for migration in MIGRATIONS.iter().filter(|step| step.version > present) {
         session.run(migration.statements).await?;

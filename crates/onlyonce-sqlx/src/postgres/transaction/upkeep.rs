@@ -17,7 +17,7 @@ use super::super::sweep::SweepRecords;
 /// # Errors
 /// As there.
 pub async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
-    run(connection, &Migrate).await
+    run(connection, &Migrate::default()).await
 }
 
 /// Makes the partitions of the days ahead, and drops those that are over.
