@@ -39,6 +39,7 @@ use tracing::{info, warn};
 
 use crate::admin::Admin;
 use crate::config::Config;
+use crate::descriptors;
 use crate::forward::{Forward, TlsError};
 use crate::listener::{ListenError, Listener};
 use crate::readiness::Readiness;
@@ -92,6 +93,10 @@ impl App {
         for warning in config.warnings() {
             warn!("{warning}");
         }
+        if let Some(warning) = descriptors::warning(&config) {
+            warn!("{warning}");
+        }
+        descriptors::raise();
         let store = ChosenStore::open(&config.store)?;
         let store_is_prepared = store.prepare_now(&config.store).await?;
         let forward = Forward::new(config.forward())?;

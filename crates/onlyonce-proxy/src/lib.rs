@@ -15,6 +15,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 mod demo;
+mod descriptors;
 pub mod forward;
 pub mod headers;
 pub mod listener;

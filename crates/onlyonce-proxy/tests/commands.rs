@@ -168,6 +168,24 @@ async fn check_shows_what_is_in_force_or_every_fault() {
     );
 }
 
+/// Where connections alone can take all descriptors.
+#[tokio::test]
+async fn check_says_where_there_are_too_few_descriptors() {
+    for (connections, warned) in [("100", false), ("300", true)] {
+        let output = Launch::of(["check"])
+            .env("ONLYONCE__UPSTREAM__URL", "http://127.0.0.1:3000")
+            .env("ONLYONCE__UPSTREAM__IDLE_CONNECTIONS_MAX", "8")
+            .env("ONLYONCE__LISTEN__CONNECTIONS_MAX", connections)
+            .under(["sh", "-c", "ulimit -n 512; exec \"$0\" \"$@\""])
+            .output()
+            .await;
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        let text = stdout(&output);
+        let warning = "warning: listen.connections-max = 300: the process may open 512 files";
+        assert_eq!(text.contains(warning), warned, "{text}");
+    }
+}
+
 #[tokio::test]
 async fn a_port_that_is_taken_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -248,6 +266,12 @@ async fn migrate_makes_a_store() {
 
     let output = Launch::of(["migrate", "--store", "memory:"]).output().await;
     assert_eq!(code(&output), 64);
+    let limits = ["migrate", "--lock-timeout", "10s", "--statement-timeout"];
+    for (limit, expected) in [("2h", 0), ("0s", 64), ("soon", 64)] {
+        let migrate = Launch::of(limits).arg(limit).arg("--store").arg(&url);
+        let output = migrate.output().await;
+        assert_eq!(code(&output), expected, "{limit}: {}", stderr(&output));
+    }
     let output = Launch::of(["migrate", "--store", "postgres://u:hunter2@127.0.0.1:1/d"])
         .output()
         .await;

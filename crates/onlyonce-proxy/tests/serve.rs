@@ -67,6 +67,29 @@ async fn a_ready_process_says_so_and_guards() {
     assert!(proxy.terminate().await.success());
 }
 
+/// The soft limit is there for the sake of other programs.
+#[tokio::test]
+async fn it_takes_all_the_descriptors_that_it_may_have() {
+    let upstream = Legacy::start().await;
+    let limited = [
+        "sh",
+        "-c",
+        "ulimit -Sn 99; ulimit -Hn 777; exec \"$0\" \"$@\"",
+    ];
+    let proxy = serve(&upstream, "memory:").under(limited).start().await;
+    proxy.logged("the process may open 777 files").await;
+    let id = proxy.id().expect("it runs");
+    let limits = std::fs::read_to_string(format!("/proc/{id}/limits")).expect("its limits");
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let files: Vec<_> = files
+        .expect("a limit of files")
+        .split_whitespace()
+        .collect();
+    assert_eq!(files[3..5], ["777", "777"]);
+}
+
 /// The log's fields are part of the interface, and visible without asking for more.
 #[tokio::test]
 async fn every_guarded_request_leaves_one_line() {

@@ -5,6 +5,7 @@ use clap::Args;
 use super::settings::ConfigArgs;
 use super::{Failure, print};
 use crate::config::{Config, Effective, RelayConfig};
+use crate::descriptors;
 use crate::table::{Align, Table};
 
 #[derive(Debug, Args)]
@@ -24,6 +25,9 @@ impl Check {
         }
         let config = Config::load(sources)?;
         let mut text = summary(&config.effective, &config.warnings());
+        if let Some(warning) = descriptors::warning(&config) {
+            text.push_str(&format!("warning: {warning}\n"));
+        }
         let identity = config.identity();
         if !identity.is_empty() {
             text.push_str(&format!(
