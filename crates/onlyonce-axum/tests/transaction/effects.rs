@@ -68,7 +68,7 @@ async fn a_request_has_one_commit_and_four_statements_of_ours() {
         .collect();
     assert_eq!(
         ours,
-        ["begin", "with", "insert", "with", "COMMIT"],
+        ["begin", "insert", "insert", "with", "COMMIT"],
         "{sent:#?}"
     );
 }

@@ -13,19 +13,28 @@ use super::failure::Failure;
 use super::id::Uuid;
 use super::session::Session;
 
-/// The head of every statement that promises something: its commit waits for the disk, and for the synchronous
-/// standbys where there are any. `off` and `local` are raised, for a claim that a failover forgets is a
-/// second charge; `remote_write` (on the standby, not yet on its disk) is somebody's choice, and stays.
+/// Has this transaction's commit wait for the disk, and for the synchronous standbys where there are any; gives the
+/// level. `off` and `local` are raised, for a claim that a failover forgets is a second charge; `remote_write` (on the
+/// standby, not yet on its disk) is somebody's choice, and stays.
+macro_rules! raise_durability {
+    () => {
+        "set_config('synchronous_commit', \
+         case when current_setting('synchronous_commit') in ('off', 'local') then 'on' \
+         else current_setting('synchronous_commit') end, true)"
+    };
+}
+pub(super) use raise_durability;
+
+/// The head of every statement that promises something: see [`raise_durability`].
 ///
 /// It works behind a pooler too, since it lasts until the transaction ends. The statement must read from
 /// `durable`, or the setting would never be made.
 macro_rules! durable {
     (and $setting:literal; $($statement:literal),+ $(,)?) => {
         concat!(
-            "with durable as materialized (",
-            "select set_config('synchronous_commit', ",
-            "case when current_setting('synchronous_commit') in ('off', 'local') then 'on' ",
-            "else current_setting('synchronous_commit') end, true) as level",
+            "with durable as materialized (select ",
+            $crate::postgres::row::raise_durability!(),
+            " as level",
             $setting, ")",
             $($statement),+
         )

@@ -32,9 +32,10 @@
 
 mod claim;
 mod complete;
+pub mod named;
 mod upkeep;
 
-pub use self::claim::{Taken, Taking, claim, find};
+pub use self::claim::{Taken, Taking, begin_and_claim, claim, find};
 pub use self::upkeep::{migrate, sweep, upkeep};
 
 use onlyonce::RecordId;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use onlyonce::store::decision::{ClaimDecision, decide_claim};
 use onlyonce::store::operator::FREED_REST;
 use onlyonce::store::{Claim, OnUnknown, Present, StoreError};
-use onlyonce::{Epoch, RecordId, Timestamp, Token};
+use onlyonce::{Epoch, RecordId, Token};
 use sqlx::Row;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow, Postgres};
 use sqlx::query::Query;
@@ -14,9 +14,9 @@ use sqlx::{query, raw_sql};
 use super::super::claim::begin_rest;
 use super::super::failure::Failure;
 use super::super::id::Uuid;
-use super::super::row::{durable, epoch, epoch_number, micros, read, timestamp};
+use super::super::row::{epoch, epoch_number, micros, raise_durability, read};
 use super::super::session::Session;
-use super::{Statements, lock_of};
+use super::{Statements, lock_of, named};
 
 /// Each lost round means that somebody else made progress.
 const ROUNDS: u32 = 8;
@@ -36,9 +36,8 @@ pub struct Taken {
     pub(super) id: RecordId,
     pub(super) token: Token,
     pub(super) epoch: Epoch,
-    /// The day (UTC) whose partition takes the response: `2026-11-24`.
-    pub(super) day: String,
-    pub(super) expires_at: Timestamp,
+    /// In microseconds, from the beginning of the transaction.
+    pub(super) retention: i64,
     /// The transaction that it was written in.
     pub(super) xid: String,
     pub(super) statements: Statements,
@@ -56,36 +55,35 @@ impl Taken {
     }
 }
 
-/// One row, always, with what has to be known of the record that was written. `mine` is whether the lock was had;
-/// without an epoch a record was there already.
-const TAKE: &str = durable!(
-    ", turn as materialized (select pg_try_advisory_xact_lock($7) as mine), \
-     taken as ( \
-     insert into onlyonce_records \
+/// One row where the record was taken. None where another request has its lock or a record is there already: which of
+/// the two is seldom asked, and a statement of its own tells.
+///
+/// The times are those of the transaction, which begins with this statement: the one that completes the record
+/// knows them too then, and nothing has to be carried from here to there.
+pub(super) const TAKE: &str = concat!(
+    "insert into onlyonce_records \
      (id, token, fingerprint, credential, epoch, state, claimed_at, settled_at, lease_until, expires_at) \
-     select $1, $2, $3, $4, 1, 2, statement_timestamp(), statement_timestamp(), \
-     statement_timestamp() + $5 * interval '1 microsecond', \
-     statement_timestamp() + $6 * interval '1 microsecond' \
-     from durable, turn where mine on conflict (id) do nothing \
-     returning epoch, to_char(settled_at at time zone 'UTC', 'YYYY-MM-DD') as day, \
-     (extract(epoch from expires_at) * 1000000)::bigint as expires_at, pg_current_xact_id()::text as xid) \
-     select mine, taken.* from turn left join taken on true"
+     select $1, $2, $3, $4, 1, 2, now(), now(), \
+     now() + $5 * interval '1 microsecond', now() + $6 * interval '1 microsecond' \
+     where pg_try_advisory_xact_lock($7) and ",
+    raise_durability!(),
+    " <> '' on conflict (id) do nothing returning epoch, pg_current_xact_id()::text as xid"
 );
+
+const LOCK: &str = "select pg_try_advisory_xact_lock($1) as mine";
 
 /// Everything that was decided from the row that was read is asked again: other programs may use these tables,
 /// and know nothing of the lock.
 const TAKE_OVER: &str = "update onlyonce_records set token = $2, fingerprint = $3, credential = $4, \
-     epoch = epoch + 1, state = 2, claimed_at = statement_timestamp(), settled_at = statement_timestamp(), \
-     claimable_at = null, \
-     lease_until = statement_timestamp() + $5 * interval '1 microsecond', \
-     expires_at = statement_timestamp() + $6 * interval '1 microsecond' \
+     epoch = epoch + 1, state = 2, claimed_at = now(), settled_at = now(), claimable_at = null, \
+     lease_until = now() + $5 * interval '1 microsecond', \
+     expires_at = now() + $6 * interval '1 microsecond' \
      where id = $1 and epoch = $7 and ( \
          expires_at <= statement_timestamp() \
          or state = 0 and coalesce(claimable_at <= statement_timestamp(), true) \
          or $8 and fingerprint = $3 \
             and (state = 3 or state = 1 and lease_until <= statement_timestamp())) \
-     returning epoch, to_char(settled_at at time zone 'UTC', 'YYYY-MM-DD') as day, \
-     (extract(epoch from expires_at) * 1000000)::bigint as expires_at, pg_current_xact_id()::text as xid";
+     returning epoch, pg_current_xact_id()::text as xid";
 
 /// Takes a record, as the first statement of the open transaction.
 ///
@@ -106,28 +104,72 @@ pub async fn claim(
         .map_err(error)
 }
 
+/// Begins a transaction with `begin` (one statement or several, of the caller's own) and takes a record in it, in one
+/// message. What [`claim`] is otherwise; [`prepare`](super::named::prepare) came before, on this connection.
+///
+/// # Errors
+/// As there. Whether the transaction was begun is not known then.
+pub async fn begin_and_claim(
+    connection: &mut PgConnection,
+    begin: &str,
+    claim: &Claim,
+) -> Result<Taking, StoreError> {
+    let error = |failure: Failure| failure.uncommitted().into_error();
+    let taking = async {
+        let statements = Statements::Prepared;
+        match named::take(&mut *connection, begin, claim).await? {
+            Some(row) => Ok(Taking::Taken(taken(&row, statements, claim)?)),
+            None => Box::pin(look(connection, statements, claim)).await,
+        }
+    };
+    taking.await.map_err(error)
+}
+
 async fn try_claim(
     connection: &mut PgConnection,
     statements: Statements,
     claim: &Claim,
 ) -> Result<Taking, Failure> {
+    match take(&mut *connection, statements, claim).await? {
+        Some(row) => Ok(Taking::Taken(taken(&row, statements, claim)?)),
+        None => Box::pin(look(connection, statements, claim)).await,
+    }
+}
+
+async fn take(
+    connection: &mut PgConnection,
+    statements: Statements,
+    claim: &Claim,
+) -> Result<Option<PgRow>, Failure> {
+    let take = bind(TAKE, claim)
+        .bind(lock_of(&claim.id))
+        .persistent(statements.persistent());
+    Ok(take.fetch_optional(connection).await?)
+}
+
+/// A claim that did not take its record finds out why, and takes it after all where nobody has it. A large future, and
+/// seldom needed: its callers box it.
+async fn look(
+    connection: &mut PgConnection,
+    statements: Statements,
+    claim: &Claim,
+) -> Result<Taking, Failure> {
     for _ in 0..ROUNDS {
-        let take = bind(TAKE, claim)
-            .bind(lock_of(&claim.id))
-            .persistent(statements.persistent());
-        let row = take.fetch_one(&mut *connection).await?;
-        if !row.try_get("mine")? {
-            return Ok(Taking::Present(IN_FLIGHT));
-        }
-        if row.try_get::<Option<i32>, _>("epoch")?.is_some() {
-            return Ok(Taking::Taken(taken(&row, statements, claim)?));
-        }
         let session = &mut Session::inside(connection);
         let Some(found) = read(session, &claim.id).await? else {
+            if !lock(session, &claim.id).await? {
+                return Ok(Taking::Present(IN_FLIGHT));
+            }
+            if let Some(row) = take(connection, statements, claim).await? {
+                return Ok(Taking::Taken(taken(&row, statements, claim)?));
+            }
             continue;
         };
         match decide_claim(&found.row, claim) {
             ClaimDecision::TakeOver { read } => {
+                if !lock(session, &claim.id).await? {
+                    return Ok(Taking::Present(IN_FLIGHT));
+                }
                 if let Some(row) = take_over(connection, claim, read).await? {
                     return Ok(Taking::Taken(taken(&row, statements, claim)?));
                 }
@@ -151,6 +193,15 @@ async fn try_claim(
         }
     }
     Err(Failure::contended())
+}
+
+/// Whether the record's lock is had, now or since before. Who did not have it may have been waiting for nobody by
+/// now, and takes another turn.
+async fn lock(session: &mut Session<'_>, id: &RecordId) -> Result<bool, Failure> {
+    match session.fetch(query(LOCK).bind(lock_of(id))).await? {
+        Some(row) => Ok(row.try_get("mine")?),
+        None => Ok(false),
+    }
 }
 
 /// Of another transaction nothing can be seen, not even for how long it may go on.
@@ -179,8 +230,7 @@ fn taken(row: &PgRow, statements: Statements, claim: &Claim) -> Result<Taken, Fa
         id: claim.id,
         token: claim.token,
         epoch: epoch(row)?,
-        day: row.try_get("day")?,
-        expires_at: timestamp(row, "expires_at")?,
+        retention: micros(claim.retention),
         xid: row.try_get("xid")?,
         statements,
     })

@@ -5,11 +5,13 @@ use sqlx::postgres::PgConnection;
 use sqlx::query;
 
 use super::super::id::Uuid;
-use super::Taken;
+use super::{Taken, named};
 
+/// Within the transaction that took the record `now()` is what it was then: the day is that of `settled_at`, and the
+/// expiry is the record's.
 const RESPOND: &str = "insert into onlyonce_responses (day, token, epoch, expires_at, response) \
-     select $1::date, $2, $3, timestamptz 'epoch' + $4 * interval '1 microsecond', $5 \
-     where pg_current_xact_id_if_assigned()::text = $6";
+     select (now() at time zone 'UTC')::date, $1, $2, now() + $3 * interval '1 microsecond', $4 \
+     where pg_current_xact_id_if_assigned()::text = $5";
 
 const IS_OPEN: &str = "select coalesce(pg_current_xact_id_if_assigned()::text = $1, false) as open";
 
@@ -38,16 +40,31 @@ impl Taken {
         response: &[u8],
     ) -> Result<bool, sqlx::Error> {
         let written = query(RESPOND)
-            .bind(&self.day)
             .bind(Uuid(*self.token.as_bytes()))
             .bind(self.epoch_number()?)
-            .bind(self.expires_at.as_micros())
+            .bind(self.retention)
             .bind(response)
             .bind(&self.xid)
             .persistent(self.statements.persistent())
             .execute(connection)
             .await?;
         Ok(written.rows_affected() == 1)
+    }
+
+    /// Writes the response and commits, and begins the next transaction (`commit and chain`: of the same isolation), in
+    /// one message. [`prepare`](super::named::prepare) came before, on this connection.
+    ///
+    /// `false`: as with [`complete`](Self::complete); nothing was committed either.
+    ///
+    /// # Errors
+    /// Where the server refuses, and nothing was committed; or where it does not answer, and
+    /// [`is_committed`](Self::is_committed) can find out.
+    pub async fn complete_and_commit(
+        &self,
+        connection: &mut PgConnection,
+        response: &[u8],
+    ) -> Result<bool, sqlx::Error> {
+        named::respond(connection, self, self.epoch_number()?, response).await
     }
 
     /// Whether the transaction in which the record was written is still open on `connection`. One in which a statement
