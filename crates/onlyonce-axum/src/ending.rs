@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use onlyonce::Deadline;
 use onlyonce_outbox::Appended;
+use onlyonce_sqlx::postgres::transaction::named::is_forgotten;
 use sqlx::raw_sql;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -16,6 +17,9 @@ use crate::work::{Record, Work};
 
 /// Between two looks at what became of a commit.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Above this, a response is sent apart from the commit, as bytes instead of the digits that stand for them.
+const TOGETHER_BYTES_MAX: usize = 4 << 10;
 
 /// Until when the parts of a request have to be over. Each leaves time for the next one, and all of them for the core,
 /// which would otherwise end them in the middle and know less.
@@ -58,7 +62,17 @@ pub(crate) async fn commit(
     response: &Bytes,
     schedule: Schedule,
 ) -> Result<(), Failed> {
-    let appended = match timeout_at(schedule.commit, prepare(&mut work, response)).await {
+    if goes_together(settings, &work, response)
+        && let Some(record) = work.record.take()
+    {
+        let Record { taken, .. } = &record;
+        let committed = work
+            .open
+            .complete_and_chain(taken, response, schedule.commit);
+        return conclude(settings, committed.await, Some(&record), schedule).await;
+    }
+    let prepared = Box::pin(prepare(settings, &mut work, response));
+    let appended = match timeout_at(schedule.commit, prepared).await {
         Ok(Ok(appended)) => appended,
         Ok(Err(failed)) => {
             work.open.roll_back().await;
@@ -71,25 +85,71 @@ pub(crate) async fn commit(
             return Err(Failed::Database);
         }
     };
-    let committed = match work.open.commit(schedule.commit).await {
-        Committed::Yes => true,
-        Committed::No(error) => return Err(failed("the database refused to commit", &error)),
-        Committed::Unknown => match &work.record {
-            Some(record) => inquire(settings, record, schedule.inquiry).await?,
-            None => return Err(Failed::Unconfirmed),
-        },
+    let Work { open, record, .. } = *work;
+    let committed = if settings.line.awaits(&open) {
+        open.commit_and_chain(schedule.commit).await
+    } else {
+        open.commit(schedule.commit).await
     };
-    if !committed {
-        return Err(Failed::Database);
-    }
+    conclude(settings, committed, record.as_ref(), schedule).await?;
     if let Some(wake) = settings.wake.as_ref().filter(|_| !appended.is_empty()) {
         wake.wake();
     }
     Ok(())
 }
 
+/// Whether the response goes into the message that commits. Only where somebody waits for the connection: the driver
+/// knows of no other commit than its own, and the next transaction has to be begun at once. Events come after the
+/// response, which proves that there is a transaction, and before the commit.
+fn goes_together(settings: &Settings, work: &Work, response: &Bytes) -> bool {
+    work.events.events().is_empty()
+        && response.len() <= TOGETHER_BYTES_MAX
+        && work.open.is_prepared()
+        && settings.may_prepare()
+        && !work.open.is_nested()
+        && settings.line.awaits(&work.open)
+}
+
+/// What a commit's answer means. A connection that came through it goes to whoever waits for it.
+async fn conclude(
+    settings: &Settings,
+    committed: Committed,
+    record: Option<&Record>,
+    schedule: Schedule,
+) -> Result<(), Failed> {
+    match committed {
+        Committed::Yes => Ok(()),
+        Committed::Chained(open) => {
+            settings.line.pass_on(open);
+            Ok(())
+        }
+        Committed::Ended => Err(ended_itself(record)),
+        Committed::No(error) => Err(failed(settings, "the database refused to commit", &error)),
+        Committed::Unknown => {
+            let record = record.ok_or(Failed::Unconfirmed)?;
+            if Box::pin(inquire(settings, record, schedule.inquiry)).await? {
+                Ok(())
+            } else {
+                Err(Failed::Database)
+            }
+        }
+    }
+}
+
+fn ended_itself(record: Option<&Record>) -> Failed {
+    tracing::error!(
+        record = record.map(|record| tracing::field::display(record.taken.id())),
+        "the handler ended the request's transaction itself: what it wrote may be committed without its response"
+    );
+    Failed::Ended
+}
+
 /// Everything that comes before the commit.
-async fn prepare(work: &mut Work, response: &Bytes) -> Result<Appended, Failed> {
+async fn prepare(
+    settings: &Settings,
+    work: &mut Work,
+    response: &Bytes,
+) -> Result<Appended, Failed> {
     if work.open.is_nested() {
         tracing::error!(
             "a transaction within the request's own was neither committed nor rolled back"
@@ -101,15 +161,8 @@ async fn prepare(work: &mut Work, response: &Bytes) -> Result<Appended, Failed> 
     match &work.record {
         Some(record) => match record.taken.complete(connection, response).await {
             Ok(true) => {}
-            Ok(false) => {
-                tracing::error!(
-                    record = %record.taken.id(),
-                    "the handler ended the request's transaction itself: what it wrote may be committed without \
-                     its response"
-                );
-                return Err(Failed::Ended);
-            }
-            Err(error) => return Err(failed("the response cannot be written", &error)),
+            Ok(false) => return Err(ended_itself(Some(record))),
+            Err(error) => return Err(failed(settings, "the response cannot be written", &error)),
         },
         // Postgres answers the commit of a failed transaction with success; and where the handler has ended it, with
         // a warning. A savepoint is refused in both cases.
@@ -120,7 +173,11 @@ async fn prepare(work: &mut Work, response: &Bytes) -> Result<Appended, Failed> 
                     tracing::error!("the handler ended the request's transaction itself");
                     return Err(Failed::Ended);
                 }
-                return Err(failed("a statement of the handler failed", &error));
+                return Err(failed(
+                    settings,
+                    "a statement of the handler failed",
+                    &error,
+                ));
             }
         }
     }
@@ -148,7 +205,10 @@ pub(crate) fn is_without_transaction(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| code == "25P01")
 }
 
-fn failed(what: &'static str, error: &sqlx::Error) -> Failed {
+fn failed(settings: &Settings, what: &'static str, error: &sqlx::Error) -> Failed {
+    if is_forgotten(error) {
+        settings.forget();
+    }
     let conflict = is_conflict(error);
     tracing::warn!(
         error = error as &dyn std::error::Error,

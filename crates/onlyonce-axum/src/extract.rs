@@ -148,7 +148,7 @@ impl<S: Sync> FromRequestParts<S> for IdempotentTx {
             Taken::Work(work) => work,
             Taken::Nothing => return Err(TransactionRejection::InUse),
             Taken::Unbegun(settings) => {
-                let open = Open::begin(&settings.pool, settings.isolation).await;
+                let open = Box::pin(Open::begin(&settings.pool, settings.isolation)).await;
                 let open = open.map_err(TransactionRejection::Unavailable)?;
                 Box::new(Work::new(open, &settings, None))
             }

@@ -14,6 +14,7 @@ use sqlx::PgPool;
 use tower_layer::Layer;
 
 use crate::connection::Borrowed;
+use crate::line::{self, Line};
 use crate::run::{Commits, Route};
 use crate::service::InTransaction;
 use crate::settings::{Isolation, Settings};
@@ -23,8 +24,8 @@ use crate::store::TransactionStore;
 ///
 /// Clones share records, bounds and tasks; make one layer, and a clone per route with the route's policy.
 /// [`with_limits`](Self::with_limits), [`with_isolation`](Self::with_isolation), [`with_pooler`](Self::with_pooler),
-/// [`with_conflict_retries`](Self::with_conflict_retries) and [`with_wake`](Self::with_wake) make another one that
-/// shares only the pool, so they come first.
+/// [`with_conflict_retries`](Self::with_conflict_retries), [`with_handing_on`](Self::with_handing_on) and
+/// [`with_wake`](Self::with_wake) make another one that shares only the pool, so they come first.
 #[derive(Clone)]
 pub struct TransactionalLayer {
     settings: Arc<Settings>,
@@ -42,7 +43,9 @@ impl TransactionalLayer {
     pub fn new(pool: PgPool) -> Self {
         let limits = Limits::default();
         let settings = Settings {
+            line: Arc::new(Line::new(pool.clone(), line::Limits::default())),
             pool,
+            forgetful: Arc::default(),
             isolation: Isolation::default(),
             pooler: false,
             wake: None,
@@ -134,6 +137,18 @@ impl TransactionalLayer {
     #[must_use]
     pub fn with_conflict_retries(self, retries: u32) -> Self {
         self.with(|settings| settings.conflict_retries = retries)
+    }
+
+    /// A layer that hands a connection from one request straight to the next that waits for one, so often at most, and
+    /// for so long, before the pool gets it back for whoever else uses it: see
+    /// [the crate's documentation](crate#under-load). Default: to 64 requests in a row, for 250 ms. With 1 every
+    /// request takes its connection from the pool.
+    #[must_use]
+    pub fn with_handing_on(self, requests: u32, time: Duration) -> Self {
+        let limits = line::Limits { requests, time };
+        self.with(|settings| {
+            settings.line = Arc::new(Line::new(settings.pool.clone(), limits));
+        })
     }
 
     /// A layer that tells a relay in this process of the events that were committed.

@@ -38,6 +38,14 @@
 //! A request with a key holds its connection from the claim to the commit. The pool bounds how many are at work at a
 //! time; others wait for [`Limits::claim_patience`](onlyonce::Limits::claim_patience) and then get `503`.
 //!
+//! # Under load
+//! Where more requests want a connection than the pool has, one that has committed is handed straight to the request that
+//! has waited longest, without the pool's test at each return and each loan; the next transaction begins with the claim,
+//! and the response goes with the commit. That takes three round trips for a request with one statement, where a
+//! transaction from the pool takes five. Others who use the pool are not kept waiting for it: a connection goes back to it
+//! after a bounded number of requests and a bounded time
+//! ([`with_handing_on`](TransactionalLayer::with_handing_on)).
+//!
 //! # Serialization failures and deadlocks
 //! In `read committed`, the default, Postgres fails no transaction for what others do, but for deadlocks (`40P01`);
 //! [`Isolation::RepeatableRead`] and [`Isolation::Serializable`] add serialization failures (`40001`), at any
@@ -62,6 +70,13 @@
 //! - **`set local search_path` and `set local role`** in a handler hold for the response and the events too, which are
 //!   written in the same transaction: name the schema of our tables in such a path, and grant such a role what
 //!   [`migrate`](TransactionalLayer::migrate) made, or set them back before the handler returns.
+//! - **What is set for the session** (`set`, not `set local`) is there for whoever has the connection next, as it is with
+//!   every pool. A connection that is handed on does not pass the pool's `after_release` and `before_acquire` in between.
+//! - **Responses in the server's log.** Under load a response of 4 kB or less is part of a statement's text. A server that
+//!   logs statements, or one whose commit fails, logs it, and `pg_stat_activity` shows it to the same account. Where that
+//!   must not be, [`with_handing_on(1, …)`](TransactionalLayer::with_handing_on).
+//! - **`deallocate` and `discard all`** in a handler take away the layer's prepared statements and the driver's. The
+//!   request may be rolled back for it once; then the layer prepares nothing any more, which is slower.
 //! - **One guard for a route.** Two layers with one identity on one database, or this layer behind a proxy that
 //!   keeps its records here, meet the same record: all that is keyed gets `409`.
 //! - **A response without end**, to a request without a key that used the transaction, is held back with the
@@ -77,6 +92,7 @@ mod connection;
 mod ending;
 pub mod extract;
 mod layer;
+mod line;
 mod run;
 mod service;
 mod settings;

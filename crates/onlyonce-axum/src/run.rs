@@ -47,7 +47,7 @@ impl Route {
         let guarded = extensions.get::<RecordId>().copied();
         match (guarded, extensions.get::<Deadline>().copied()) {
             (Some(id), Some(deadline)) => self.guarded(service, request, id, deadline).await,
-            _ => self.unguarded(service, request).await,
+            _ => Box::pin(self.unguarded(service, request)).await,
         }
     }
 }

@@ -1,10 +1,14 @@
 //! What all requests of a layer have in common: the pool, and how it is used.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use onlyonce_outbox::{Appender, Buffer, Wake};
 use onlyonce_sqlx::postgres::transaction::Statements;
 use sqlx::PgPool;
+
+use crate::line::Line;
 
 /// How far a request's transaction is kept apart from others that run at the same time.
 ///
@@ -30,11 +34,23 @@ impl Isolation {
             Self::Serializable => "begin isolation level serializable",
         }
     }
+
+    /// The end of a transaction that has done nothing, and the next one.
+    pub(crate) const fn anew(self) -> &'static str {
+        match self {
+            Self::ReadCommitted => "rollback;begin isolation level read committed",
+            Self::RepeatableRead => "rollback;begin isolation level repeatable read",
+            Self::Serializable => "rollback;begin isolation level serializable",
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) pool: PgPool,
+    pub(crate) line: Arc<Line>,
+    /// Whether a handler has made the server forget what was prepared.
+    pub(crate) forgetful: Arc<AtomicBool>,
     pub(crate) isolation: Isolation,
     pub(crate) pooler: bool,
     pub(crate) wake: Option<Wake>,
@@ -45,19 +61,33 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn statements(&self) -> Statements {
-        if self.pooler {
-            Statements::Unnamed
-        } else {
+        if self.may_prepare() {
             Statements::Prepared
+        } else {
+            Statements::Unnamed
+        }
+    }
+
+    /// Whether what is prepared on a connection is there for the next statement.
+    pub(crate) fn may_prepare(&self) -> bool {
+        !self.pooler && !self.forgetful.load(Ordering::Relaxed)
+    }
+
+    /// Prepares nothing from now on.
+    pub(crate) fn forget(&self) {
+        if !self.forgetful.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "prepared statements are gone: a handler says `deallocate` or `discard all`, or there is a pooler \
+                 (`with_pooler`); nothing of the layer's own is prepared from now on, which is slower"
+            );
         }
     }
 
     pub(crate) fn events(&self) -> Buffer {
         let appender = Appender::default();
-        Buffer::new(if self.pooler {
-            appender
-        } else {
-            appender.prepared()
+        Buffer::new(match self.statements() {
+            Statements::Prepared => appender.prepared(),
+            Statements::Unnamed => appender,
         })
     }
 }

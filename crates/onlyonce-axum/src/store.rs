@@ -13,10 +13,12 @@ use onlyonce::store::{
     Claim, Claimed, Completed, Present, Settled, Settlement, Store, StoreError, StoreErrorKind,
 };
 use onlyonce::{Epoch, RecordId};
+use onlyonce_sqlx::postgres::transaction::named::is_forgotten;
 use onlyonce_sqlx::postgres::transaction::{self, Taking};
 use tokio::time::timeout_at;
 
 use crate::connection::Open;
+use crate::line::Connection;
 use crate::settings::Settings;
 use crate::upkeep::Upkeep;
 use crate::work::{Record, Work};
@@ -60,13 +62,9 @@ impl Inner {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
-        let Settings {
-            pool, isolation, ..
-        } = &*self.settings;
-        let mut open = Open::begin(pool, *isolation).await.map_err(unavailable)?;
-        let statements = self.settings.statements();
-        match transaction::claim(open.connection(), statements, claim).await {
-            Ok(Taking::Taken(taken)) => {
+        let (open, taking) = self.begin(claim).await?;
+        match taking {
+            Taking::Taken(taken) => {
                 let epoch = taken.epoch();
                 let record = Record {
                     taken,
@@ -78,15 +76,63 @@ impl Inner {
                 drop(before);
                 Ok(Claimed::Acquired(epoch))
             }
-            Ok(Taking::Present(present)) => {
+            Taking::Present(present) => {
                 open.roll_back().await;
                 Ok(Claimed::Present(present))
             }
+        }
+    }
+
+    /// Begins a transaction with the claim.
+    async fn begin(&self, claim: &Claim) -> Result<(Open, Taking), StoreError> {
+        match self.try_begin(claim).await {
+            // Nothing was executed yet: somebody else's transaction has left the connection like this.
+            Err(error) if is_forgotten(&error) => {
+                self.settings.forget();
+                Box::pin(self.try_begin(claim)).await
+            }
+            begun => begun,
+        }
+    }
+
+    async fn try_begin(&self, claim: &Claim) -> Result<(Open, Taking), StoreError> {
+        let Settings {
+            line, isolation, ..
+        } = &*self.settings;
+        let (open, taking) = match line.connection().await.map_err(unavailable)? {
+            Connection::Passed(mut open) if self.settings.may_prepare() => {
+                let taking = open.claim_anew(*isolation, claim).await;
+                (open, taking)
+            }
+            other => Box::pin(self.begin_first(other, claim)).await?,
+        };
+        match taking {
+            Ok(taking) => Ok((open, taking)),
             Err(error) => {
-                open.roll_back().await;
+                // Closed where the driver's statements are forgotten, which it does not know.
+                if !is_forgotten(&error) {
+                    open.roll_back().await;
+                }
                 Err(error)
             }
         }
+    }
+
+    /// Begins, and takes the record then, with statements of the driver's.
+    async fn begin_first(
+        &self,
+        connection: Connection,
+        claim: &Claim,
+    ) -> Result<(Open, Result<Taking, StoreError>), StoreError> {
+        let isolation = self.settings.isolation;
+        let open = match connection {
+            Connection::Borrowed(borrowed) => Open::begin_on(borrowed, isolation).await,
+            Connection::Passed(open) => open.begin_again(isolation).await,
+        };
+        let mut open = open.map_err(unavailable)?;
+        let statements = self.settings.statements();
+        let taking = transaction::claim(open.connection(), statements, claim).await;
+        Ok((open, taking))
     }
 
     async fn find(&self, id: &RecordId) -> Result<Option<Present>, StoreError> {
@@ -120,7 +166,8 @@ impl Store for TransactionStore {
         // been written, and no claim here is.
         let start_by = claim.lease.saturating_sub(LEASE_MARGIN) / 2;
         let until = claim.asked_at + self.0.settings.claim_patience.min(start_by);
-        let claimed = timeout_at(until, self.0.claim(claim)).await;
+        // Boxed here and below: what is large or seldom would otherwise be moved about with every request.
+        let claimed = timeout_at(until, Box::pin(self.0.claim(claim))).await;
         claimed.unwrap_or_else(|elapsed| {
             Err(StoreError::not_applied(StoreErrorKind::Timeout, elapsed))
         })

@@ -107,7 +107,7 @@ impl Route {
                 sleep(PAUSE * repetition).await;
                 self.take_again(spare.record).await
             };
-            match timeout_at(asked.schedule.work, again).await {
+            match timeout_at(asked.schedule.work, Box::pin(again)).await {
                 Ok(Some(next)) => work = next,
                 Ok(None) | Err(_) => return Ok(tried.answer),
             }
@@ -183,7 +183,7 @@ impl Route {
         let course = self.course(&mut parts, held.is_broken() || conflict);
         let body = held.kept();
         let kept = match (course, left) {
-            (Course::RollBack, Left::Used(work)) => undo(work).await.map(|()| false),
+            (Course::RollBack, Left::Used(work)) => Box::pin(undo(work)).await.map(|()| false),
             (Course::RollBack, left) => {
                 roll_back(left).await;
                 Ok(false)
@@ -195,7 +195,7 @@ impl Route {
             }
             (Course::KeepAnswer, Left::Used(work)) => {
                 let response = self.record(&parts, body).await;
-                let kept = self.keep_answer(work, &response, asked.schedule).await;
+                let kept = Box::pin(self.keep_answer(work, &response, asked.schedule)).await;
                 kept.map(|()| true)
             }
             (_, Left::Missing | Left::Untouched(None)) => {

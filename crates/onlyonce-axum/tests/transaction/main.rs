@@ -8,6 +8,7 @@ mod conflicts;
 mod duplicates;
 mod effects;
 mod faults;
+mod handing;
 mod keyless;
 mod misuse;
 mod moving;
