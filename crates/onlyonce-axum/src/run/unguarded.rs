@@ -76,7 +76,7 @@ async fn undo(mut work: Box<Work>) -> Result<(), Failed> {
         tracing::error!(
             "the handler ended the request's transaction itself, and answers that it failed: what it wrote may be committed"
         );
-        return Err(Failed::Misused);
+        return Err(Failed::Ended);
     }
     work.open.roll_back().await;
     Ok(())

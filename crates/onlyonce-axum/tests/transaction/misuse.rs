@@ -184,7 +184,11 @@ async fn a_keyless_handler_that_commits_by_itself_and_then_refuses_is_found_out(
         let site = Site::fresh().await;
         let app = commits_and_answers(&site, status);
         let answer = ask(&app, request("/", None, "")).await;
-        assert_eq!((answer.status, answer.code()), (500, "rolled-back".into()));
+        assert_eq!(
+            (answer.status, answer.code()),
+            (500, "outcome-unknown".into())
+        );
+        assert_eq!(site.count("payments").await, 1);
         site.nothing_is_open().await;
     }
 }
