@@ -146,6 +146,9 @@ impl RedisStreams {
             *self.connection.lock().await = None;
         }
         let mut replies: Vec<RedisResult<Value>> = replies?;
+        if replies.iter().any(is_read_only) {
+            *self.connection.lock().await = None;
+        }
         let unmet = self.durability.unmet(&mut replies);
         let result = |reply: RedisResult<Value>| match (reply, &unmet) {
             (Err(error), _) => Err(SinkError::retryable(error)),
@@ -206,6 +209,12 @@ impl RedisStreams {
         let connecting = self.server.connect(self.limit, answer_max, self.durability);
         Ok(Arc::clone(kept.insert(Arc::new(connecting.await?))))
     }
+}
+
+/// Whether the server has become a replica. It keeps its connections, and another one has its name by now.
+fn is_read_only(reply: &RedisResult<Value>) -> bool {
+    let error = reply.as_ref().err();
+    error.is_some_and(|error| error.code() == Some("READONLY"))
 }
 
 impl Sink for RedisStreams {

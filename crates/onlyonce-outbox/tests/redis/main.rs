@@ -1,6 +1,7 @@
 //! The sink for Redis streams, against a real server.
 
 mod durability;
+mod failover;
 mod tls;
 
 use std::collections::BTreeMap;
