@@ -90,7 +90,7 @@ impl Settings {
             "partitioner" if ["random", "consistent_random"].contains(&value) => {
                 "events of one key have to go to one partition"
             }
-            "security.protocol" if self.tls && !value.ends_with("ssl") => {
+            "security.protocol" if self.tls && !value.to_ascii_lowercase().ends_with("ssl") => {
                 "the URL asks for TLS: ssl or sasl_ssl"
             }
             "test.mock.num.brokers" => "it would publish to nobody",
@@ -212,6 +212,9 @@ mod tests {
             Ok(mut settings) => {
                 let plain = settings.set("security.protocol".to_owned(), "plaintext".to_owned());
                 assert!(plain.is_err());
+                // As Java's clients, and most of what is written about Kafka, have it.
+                let upper = settings.set("security.protocol".to_owned(), "SASL_SSL".to_owned());
+                upper.unwrap();
             }
             Err(error) => assert!(
                 error.to_string().contains("OpenSSL not available"),
