@@ -20,7 +20,7 @@ use crate::shard::SHARDS;
 use crate::sql;
 
 /// Longer than anybody remembers, and short enough for the database's calendar.
-const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+pub(super) const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 
 /// A sink, and the relay that works for it.
 #[derive(Debug, Clone)]

@@ -7,6 +7,9 @@ use super::backoff::Backoff;
 use crate::error::Error;
 use crate::wake::Wake;
 
+/// Clocks and the database's calendar end somewhere. Nobody means so long a time.
+const LONGEST: Duration = Duration::from_secs(1_000 * 365 * 24 * 3_600);
+
 /// What becomes of a key whose event died.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnDead {
@@ -171,7 +174,7 @@ impl RelayOptions {
 
     /// An event that has failed for so long becomes a dead letter; 24 h. It counts from the event's first failure:
     /// while an event waits (no relay runs, the sink is down as a whole, an earlier one of its key fails) it does
-    /// not get any nearer to it.
+    /// not get any nearer to it. `Duration::MAX`: never, where receivers know repetitions for ever.
     #[must_use]
     pub fn max_age(mut self, age: Duration) -> Self {
         self.max_age = age;
@@ -277,9 +280,9 @@ impl RelayOptions {
         ]
     }
 
-    fn times(&self) -> [(bool, String); 4] {
-        let needed = self.publish_timeout + self.renew_every() + self.margin();
-        let window = self.dedupe_window.unwrap_or(Duration::MAX);
+    fn times(&self) -> [(bool, String); 5] {
+        let needed = self.publish_timeout.saturating_add(self.renew_every());
+        let needed = needed.saturating_add(self.margin());
         let retention_least = Duration::from_secs(3_600);
         [
             (
@@ -298,17 +301,32 @@ impl RelayOptions {
                 ),
             ),
             (
-                self.max_age.saturating_add(self.lease) >= window,
+                self.dedupe_window
+                    .is_some_and(|window| self.max_age.saturating_add(self.lease) >= window),
                 format!(
-                    "tries go on for {:?} and receivers know repetitions for {window:?} only",
-                    self.max_age
+                    "tries go on for {:?} and receivers know repetitions for {:?} only",
+                    self.max_age,
+                    self.dedupe_window.unwrap_or_default()
                 ),
             ),
             (
                 self.retention.is_some_and(|keep| keep < retention_least),
                 "retention must be an hour at least".to_owned(),
             ),
+            (
+                self.longest() > LONGEST,
+                format!("{:?} is longer than a thousand years", self.longest()),
+            ),
         ]
+    }
+
+    /// The longest of the times that a clock or the database's calendar counts with.
+    fn longest(&self) -> Duration {
+        let waits = [self.poll_most, self.retry.cap, self.breaker.cap];
+        let calls = [self.publish_timeout, self.call_timeout];
+        let others = [self.lease, self.persist_every];
+        let all = waits.into_iter().chain(calls).chain(others);
+        all.chain(self.retention).max().unwrap_or_default()
     }
 }
 
@@ -347,6 +365,11 @@ mod tests {
                 "repetitions",
             ),
             (options().retention(Some(SECOND)), "retention"),
+            (options().lease(Duration::MAX), "thousand years"),
+            (options().publish_timeout(Duration::MAX), "thousand years"),
+            (options().poll(SECOND, Duration::MAX), "thousand years"),
+            (options().persist(1, Duration::MAX), "thousand years"),
+            (options().retention(Some(Duration::MAX)), "thousand years"),
         ] {
             let error = contradictory.validate().unwrap_err().to_string();
             assert!(error.contains(said), "{said}: {error}");

@@ -137,3 +137,22 @@ async fn a_queue_outlives_its_relay() {
     let twice = taken.len() - 600;
     assert!(twice <= 101, "{twice} came twice");
 }
+
+/// Times that no calendar holds: what has failed twice is tried again all the same, and others go on meanwhile.
+#[tokio::test]
+async fn an_event_may_be_tried_for_ever() {
+    let postgres = Postgres::fresh().await;
+    let sink = Memory::new("sink");
+    let mut connection = postgres.connect().await;
+    sink.judge(|envelope| match envelope.attempt {
+        1..4 if envelope.key.as_deref() == Some("a") => Err(SinkError::retryable("not yet")),
+        _ => Ok(Ack::default()),
+    });
+    let options = quick().receivers_remember(None).max_age(Duration::MAX);
+    let relay = Running::start(&postgres, &sink, options);
+    commit(&mut connection, &[payment("a", 1), payment("b", 1)]).await;
+    within("both", sink.reached(2)).await;
+    eventually(&mut connection, "nothing to be parked", NOTHING).await;
+    assert_eq!(relay.monitor.stats().database_failures, 0);
+    relay.stop().await;
+}

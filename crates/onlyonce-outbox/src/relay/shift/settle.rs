@@ -10,6 +10,7 @@ use super::Shift;
 use crate::error::Error;
 use crate::relay::flights::Landed;
 use crate::relay::lanes::{self, Item, Origin};
+use crate::relay::lease::CENTURY;
 use crate::relay::options::OnDead;
 use crate::relay::park::{self, Failure, Outcomes, Rules};
 use crate::sink::{Sink, SinkError};
@@ -171,7 +172,7 @@ impl<S: Sink> Shift<'_, S> {
         let options = &self.context.options;
         let rules = Rules {
             on_dead: options.on_dead,
-            max_age: options.max_age,
+            max_age: options.max_age.min(CENTURY),
             waiting_max: options.waiting_max,
         };
         let leases = self.holdings.leases();

@@ -112,6 +112,10 @@ fn each_contradiction_names_its_key() {
             "retention = '10m'",
             "o.toml:5: relay.retention: retention must be an hour at least",
         ),
+        (
+            "persist-every = '999999999d'",
+            "o.toml:5: relay.persist-every: 86399999913600s is longer than a thousand years",
+        ),
     ] {
         let found = faults(RelayConfig::load(sources(&format!("{SMALLEST}{line}"))));
         assert_eq!(found.len(), 1, "{line}: {found:#?}");

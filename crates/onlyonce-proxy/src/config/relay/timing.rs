@@ -147,6 +147,10 @@ impl Timing {
                 alone().poll(self.poll_base, self.poll_max),
             ),
             (
+                "relay.persist-every",
+                alone().persist(1, self.persist_every),
+            ),
+            (
                 "relay.breaker-max",
                 alone().breaker(self.breaker_base, self.breaker_max),
             ),
