@@ -39,13 +39,13 @@ impl Failed {
                 .with_status(StatusCode::GATEWAY_TIMEOUT)
                 .with_detail(
                     "the request took too long, and nothing that it did remains; \
-                     it can be sent again with the same key",
+                     it can be sent again, with the same key if it had one",
                 ),
             Self::Panicked => rolled_back
                 .with_status(StatusCode::INTERNAL_SERVER_ERROR)
                 .with_detail(
                     "the service failed, and nothing that the request did remains; \
-                     it can be sent again with the same key",
+                     it can be sent again, with the same key if it had one",
                 ),
             Self::Misused => rolled_back
                 .without_retry()
@@ -64,13 +64,13 @@ impl Failed {
                 .with_retry_after(std::time::Duration::ZERO)
                 .with_detail(
                     "another request was in the way, and nothing that this one did remains; \
-                     send it again with the same key",
+                     send it again, with the same key if it had one",
                 ),
             Self::Database => rolled_back
                 .with_retry_after(std::time::Duration::ZERO)
                 .with_detail(
                     "the database did not commit, and nothing that the request did remains; \
-                     send it again with the same key",
+                     send it again, with the same key if it had one",
                 ),
             Self::Unconfirmed => Problem::new(Code::RequestInProgress)
                 .with_status(StatusCode::SERVICE_UNAVAILABLE)

@@ -82,7 +82,8 @@ const SET_BACK: &str = "with present as materialized (select pg_current_snapshot
 /// there on; then nothing changes.
 ///
 /// Relays notice with their next write, within a fifth of their lease when idle. Order within a key holds among
-/// what is delivered again. `connection` must not be in a transaction.
+/// what is delivered again; but where an event of the key has failed and is still undelivered, the earlier ones wait behind
+/// it: decide about dead letters first. `connection` must not be in a transaction.
 ///
 /// # Errors
 /// [`Error::Invalid`] where the database does not know the sink; [`Error::Database`], with nothing changed.

@@ -5,8 +5,8 @@
 #[path = "../../examples/charges.rs"]
 mod charges;
 #[expect(dead_code, reason = "a program, of which the test needs no `main`")]
-#[path = "../../examples/ledger.rs"]
-mod ledger;
+#[path = "../../examples/receiver.rs"]
+mod receiver;
 
 use axum::body::Body;
 use http::{Request, StatusCode};
@@ -47,8 +47,8 @@ async fn a_retried_charge_is_made_once_and_booked_once() {
     assert_eq!(charges, 1);
 
     let (url, secret) = (books.url(), Secret::generate().unwrap());
-    let inbox = ledger::prepare(&PgPool::connect(&url).await.unwrap()).await;
-    let receiver = ledger::app(inbox.unwrap(), secret.clone());
+    let inbox = receiver::prepare(&PgPool::connect(&url).await.unwrap()).await;
+    let receiver = receiver::app(inbox.unwrap(), secret.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let events = format!("http://{}/events", listener.local_addr().unwrap());
     let _serving =
@@ -65,7 +65,7 @@ async fn a_retried_charge_is_made_once_and_booked_once() {
 fn the_readme_shows_what_is_tested() {
     let sources = [
         include_str!("../../examples/charges.rs"),
-        include_str!("../../examples/ledger.rs"),
+        include_str!("../../examples/receiver.rs"),
         include_str!("main.rs"),
     ];
     assert_eq!(readme::shows(include_str!("../../README.md"), &sources), 3);

@@ -175,6 +175,10 @@ impl Keys {
         for (key, message) in self.timing.contradictions(self.sink.as_ref()) {
             reader.fault(key, message);
         }
+        #[cfg(feature = "kafka")]
+        if let Some(why) = self.broker.contradiction(self.sink.as_ref()) {
+            reader.fault("relay.kafka-settings", why);
+        }
         Some(Relay {
             outbox: outbox?,
             sink: self.sink?,

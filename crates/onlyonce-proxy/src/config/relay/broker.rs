@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+#[cfg(feature = "kafka")]
+use super::sink_url::SinkUrl;
 use crate::config::section::Section;
 use crate::config::value::Setting;
 
@@ -46,6 +48,20 @@ impl Broker {
     /// Whether anything is written here that only Redis uses.
     pub(super) fn is_for_redis(&self) -> bool {
         self.stream_length_max.is_some() || self.replicas.is_some() || self.on_disk
+    }
+
+    /// What speaks against Kafka's settings together with the URL: each alone was asked about when it was read.
+    #[cfg(feature = "kafka")]
+    pub(super) fn contradiction(&self, sink: Option<&SinkUrl>) -> Option<String> {
+        let Some(SinkUrl::Kafka(url)) = sink else {
+            return None;
+        };
+        let kafka = onlyonce_outbox::sinks::Kafka::to(url.expose(), "/").ok()?;
+        let mut settings = self.kafka_settings.iter();
+        let refused = settings.try_fold(kafka, |kafka, further| {
+            kafka.setting(&*further.name, &*further.value)
+        });
+        refused.err().map(|error| error.to_string())
     }
 }
 

@@ -243,6 +243,16 @@ fn nothing_shows_the_settings_of_kafka() {
     }
 }
 
+#[cfg(feature = "kafka-tls")]
+#[test]
+fn settings_of_kafka_do_not_contradict_its_url() {
+    let plain = SMALLEST.replace("'https://hooks/x'", "'kafkas://k'");
+    let file = format!("{plain}kafka-settings = ['security.protocol=plaintext']");
+    let found = faults(RelayConfig::load(sources(&file)));
+    assert!(found[0].contains("relay.kafka-settings"), "{found:?}");
+    assert!(found[0].contains("asks for TLS"), "{found:?}");
+}
+
 #[test]
 fn a_file_of_secrets_has_one_a_line() {
     let directory = tempfile::tempdir().expect("a directory");

@@ -1,6 +1,6 @@
 //! A service that books each event of `charges` once, as a relay delivers them: the README's.
 //!
-//! `DATABASE_URL=postgres://… WEBHOOK_SECRET=whsec_… cargo run -p onlyonce-axum --example ledger`
+//! `DATABASE_URL=postgres://… WEBHOOK_SECRET=whsec_… cargo run -p onlyonce-axum --example receiver`
 
 use std::error::Error;
 use std::time::Duration;
