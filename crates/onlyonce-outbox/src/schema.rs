@@ -2,7 +2,9 @@
 //!
 //! Migrations are part of the crate, numbered, and only ever expand the schema, so that processes of the
 //! version before go on working while a new one arrives. Each says which is the oldest program that can still
-//! use the schema after it. They run in one transaction, under a lock that lasts as long as it does.
+//! use the schema after it. They run in one transaction, under a lock that lasts as long as it does. A relay looks
+//! at the version when it begins, not later: a migration that older relays cannot bear has to raise the epochs of all
+//! cursors too, so that they begin anew and see it.
 //!
 //! The tables are made in the first schema of the search path, beside the application's own, and their names
 //! begin with `onlyonce_outbox_`. The inbox has tables of its own ([`inbox::migrate`](crate::inbox::migrate)):
