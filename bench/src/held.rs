@@ -7,13 +7,13 @@
 use std::time::Duration;
 
 use onlyonce_test::postgres::Database;
-use onlyonce_test::process::{Launch, Proxy};
+use onlyonce_test::process::Launch;
 use onlyonce_test::redis;
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::time::{Instant, sleep};
 
 use crate::Failure;
-use crate::relay::{TOPIC, event, length, start};
+use crate::relay::{TOPIC, drained, event, start};
 use crate::results::{Figure, Spread, count, signed};
 use crate::servers::Servers;
 use crate::turns::Effort;
@@ -107,7 +107,7 @@ async fn drain(
     };
     // What a starting program does is not measured, and is over before the snapshot is taken.
     append(&mut session, outbox, 1).await?;
-    arrived(&redis, &publisher, 1).await?;
+    drained(&redis, &publisher, 1, PATIENCE, POLL).await?;
     let mut holder = database.connect().await;
     let mut snapshot = holder.begin().await?;
     snapshot.execute(HOLD).await?;
@@ -116,7 +116,7 @@ async fn drain(
         append(&mut session, outbox, events).await?;
         let committed = Instant::now();
         total += events;
-        arrived(&redis, &publisher, total).await?;
+        drained(&redis, &publisher, total, PATIENCE, POLL).await?;
         rates.push(count(events) / committed.elapsed().as_secs_f64());
     }
     sleep(REPORTED).await;
@@ -147,20 +147,4 @@ async fn append(session: &mut PgConnection, outbox: Outbox, events: u64) -> Resu
         }
     }
     Ok(transaction.commit().await?)
-}
-
-/// Waits until so many are in the stream.
-async fn arrived(redis: &redis::Server, publisher: &Proxy, events: u64) -> Result<(), Failure> {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let length = length(redis)?;
-        if length == events {
-            return Ok(());
-        }
-        if length > events || Instant::now() > until {
-            let log = publisher.log().join("\n");
-            return Err(format!("{length} entries of {events} events; it said:\n{log}").into());
-        }
-        sleep(POLL).await;
-    }
 }

@@ -51,7 +51,7 @@ pub(crate) async fn measure(servers: &mut Servers, effort: Effort) -> Result<Vec
         redis.run("FLUSHALL")?;
         let before = [cpu::of_tree(processes[0].1)?, cpu::of_tree(processes[1].1)?];
         let relay = start(servers, &database, &redis, &format!("round-{round}"));
-        drained(&redis, &relay, events).await?;
+        drained(&redis, &relay, events, PATIENCE, POLL).await?;
         let relay = relay.id().ok_or("the relay ended")?;
         let after = [
             cpu::of_tree(processes[0].1)? - before[0],
@@ -118,21 +118,25 @@ async fn fill(database: &Database, keys: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits until all are there, and sees that none came twice.
-async fn drained(redis: &redis::Server, relay: &Proxy, events: u64) -> Result<(), Failure> {
-    let until = Instant::now() + PATIENCE;
+/// Waits until all are in the stream, and sees that none came twice. Looks with `poll` in between.
+pub(crate) async fn drained(
+    redis: &redis::Server,
+    publisher: &Proxy,
+    events: u64,
+    patience: Duration,
+    poll: Duration,
+) -> Result<(), Failure> {
+    let until = Instant::now() + patience;
     loop {
         let length = length(redis)?;
         if length == events {
             return Ok(());
         }
         if length > events || Instant::now() > until {
-            let log = relay.log().join("\n");
-            return Err(
-                format!("{length} entries of {events} events; the relay said:\n{log}").into(),
-            );
+            let log = publisher.log().join("\n");
+            return Err(format!("{length} entries of {events} events; it said:\n{log}").into());
         }
-        sleep(POLL).await;
+        sleep(poll).await;
     }
 }
 
